@@ -1,0 +1,83 @@
+//! Records that were set aside: raw bytes, reason, and all that is needed to bring them again.
+
+use lakegate_memtable::Value;
+use lakegate_model::{
+    Column, ColumnSource, ColumnType, Contract, PartitionField, Refusal, SortField, TablePattern, Transform,
+};
+
+use crate::wire::WireRecord;
+
+/// The columns, in the order that [`row`] fills.
+const COLUMNS: [(&str, ColumnType, bool); 12] = [
+    ("tenant_id", ColumnType::String, true),
+    ("endpoint_id", ColumnType::String, true),
+    ("event_id", ColumnType::String, false),
+    ("received_at", ColumnType::Timestamptz, true),
+    ("source", ColumnType::String, true),
+    ("reason", ColumnType::String, true),
+    ("field", ColumnType::String, false),
+    ("message", ColumnType::String, true),
+    ("content_type", ColumnType::String, false),
+    ("payload", ColumnType::Binary, false),
+    ("record", ColumnType::Binary, true),
+    ("attempts", ColumnType::Int, true),
+];
+
+/// The contract of the dead-letter table.
+pub(crate) fn contract() -> Contract {
+    let column = |(name, column_type, required): (&str, ColumnType, bool)| Column {
+        name: name.to_owned(),
+        column_type,
+        source: ColumnSource::Path(vec![name.to_owned()]),
+        required,
+    };
+    Contract {
+        columns: COLUMNS.into_iter().map(column).collect(),
+        table: TablePattern("{tenant}.{endpoint}".to_owned()),
+        partitions: vec![PartitionField { column: "received_at".to_owned(), transform: Transform::Day }],
+        sort: vec![SortField { column: "received_at".to_owned(), descending: false }],
+        ..Contract::undeclared_default()
+    }
+}
+
+/// Who and when, of a record that is set aside.
+pub(crate) struct Origin<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) stream: &'a str,
+    pub(crate) source: &'static str,
+    pub(crate) received_us: i64,
+}
+
+/// The row of one record, of which `bytes` are the wire bytes.
+pub(crate) fn row<'a>(bytes: &'a [u8], origin: &Origin<'_>, refusal: &Refusal) -> Vec<Value<'a>> {
+    let record = WireRecord::read(bytes).unwrap_or_default();
+    let own = |text: &str| Value::Owned(text.into());
+    let lossy = |bytes: &[u8]| match bytes {
+        [] => Value::Null,
+        bytes => Value::Owned(String::from_utf8_lossy(bytes).chars().take(1024).collect::<String>().into_boxed_str()),
+    };
+    vec![
+        own(origin.tenant),
+        own(origin.stream),
+        lossy(record.event_id),
+        Value::Long(origin.received_us),
+        own(origin.source),
+        own(refusal.code.as_str()),
+        refusal.field.as_deref().map_or(Value::Null, own),
+        own(&refusal.message),
+        lossy(record.content_type),
+        Value::Bytes(record.payload),
+        Value::Bytes(bytes),
+        Value::Long(1),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_is_whole() {
+        contract().check().unwrap();
+    }
+}

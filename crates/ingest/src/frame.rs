@@ -1,0 +1,302 @@
+//! What the gate writes into the log: its own short header, then the request's bytes as they came.
+//!
+//! ```text
+//! u8   version (1)
+//! u8   wire     0 tally only, 1 storage.IngestBatchRequest
+//! u8   source
+//! u8   reserved (0)
+//! i64  received_us        microseconds since 1970
+//! u128 id_base            the 74 random bits of the first assigned id; record i gets id_base + i
+//! text tenant             of the credentials; empty: the request decides
+//! text correlation id     empty: none
+//! u128 batch key          hash of the request's own id; 0: none
+//! var  n, then n × { text tenant, text stream, u64 fingerprint, var accepted, var duplicate, var rejected,
+//!                    var dead_lettered, var bytes, var m, m × u128 event key }    each stream that the request touches
+//! var  n, then n × { var index, u8 verdict (1 duplicate, 2 rejected, 3 dead-lettered), u8 reason }
+//!                         the records that are not accepted, by index
+//! …    the body
+//! ```
+//! Integers are little-endian; `var` is a Protocol Buffers varint; `text` is a `var` length and UTF-8.
+
+use bytes::Bytes;
+use lakegate_model::{StreamKey, StreamName, Tally, TenantId};
+use uuid::Uuid;
+
+const VERSION: u8 = 1;
+/// A frame without a body: counts alone.
+const WIRE_TALLY: u8 = 0;
+/// A frame whose body is a `storage.IngestBatchRequest`.
+const WIRE_PROTO_BATCH: u8 = 1;
+
+/// One stream that a frame touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FrameStream {
+    pub(crate) key: StreamKey,
+    /// Of the contract that shaped the records.
+    pub(crate) fingerprint: u64,
+    pub(crate) tally: Tally,
+    /// The event keys of the accepted records.
+    pub(crate) keys: Vec<u128>,
+}
+
+/// What was decided about a record that was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exception {
+    pub(crate) index: u32,
+    pub(crate) kind: ExceptionKind,
+    pub(crate) reason: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ExceptionKind {
+    Duplicate = 1,
+    Rejected = 2,
+    DeadLettered = 3,
+}
+
+/// A frame's header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) has_body: bool,
+    pub(crate) source: u8,
+    pub(crate) received_us: i64,
+    pub(crate) id_base: u128,
+    pub(crate) tenant: Option<TenantId>,
+    pub(crate) correlation_id: String,
+    /// Hash of the request's own id; 0: it has none.
+    pub(crate) batch_key: u128,
+    pub(crate) streams: Vec<FrameStream>,
+    pub(crate) exceptions: Vec<Exception>,
+}
+
+/// A frame of the log that is not what this version writes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Written by a newer version.
+    #[error("the frame has version {0}; this binary reads up to {VERSION}")]
+    Version(u8),
+    /// The checksum was right, yet the content cannot be read.
+    #[error("the frame's header cannot be read: {0}")]
+    Malformed(&'static str),
+}
+
+/// The id that record `index` of a frame gets: a UUID version 7 (RFC 9562) of the time of receipt whose random bits
+/// count on from the frame's base, so that replay gives the same.
+pub(crate) fn assigned_id(received_us: i64, id_base: u128, index: u32) -> Uuid {
+    const RANDOM_BITS: u128 = (1 << 74) - 1;
+    let bits = id_base.wrapping_add(u128::from(index)) & RANDOM_BITS;
+    let millis = u128::from(u64::try_from(received_us.div_euclid(1000)).unwrap_or(0)) & ((1 << 48) - 1);
+    let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
+    Uuid::from_u128(millis << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
+}
+
+fn put_var(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        #[allow(clippy::cast_possible_truncation, reason = "seven bits are taken")]
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "below 128")]
+    out.push(value as u8);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_var(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+impl FrameHeader {
+    /// The header's bytes.
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(96 + self.exceptions.len() * 4);
+        let wire = if self.has_body { WIRE_PROTO_BATCH } else { WIRE_TALLY };
+        out.extend_from_slice(&[VERSION, wire, self.source, 0]);
+        out.extend_from_slice(&self.received_us.to_le_bytes());
+        out.extend_from_slice(&self.id_base.to_le_bytes());
+        put_text(&mut out, self.tenant.as_ref().map_or("", TenantId::as_str));
+        put_text(&mut out, &self.correlation_id);
+        out.extend_from_slice(&self.batch_key.to_le_bytes());
+        put_var(&mut out, self.streams.len() as u64);
+        for stream in &self.streams {
+            put_text(&mut out, stream.key.tenant.as_str());
+            put_text(&mut out, stream.key.stream.as_str());
+            out.extend_from_slice(&stream.fingerprint.to_le_bytes());
+            let tally = &stream.tally;
+            for count in [tally.accepted, tally.duplicate, tally.rejected, tally.dead_lettered, tally.bytes] {
+                put_var(&mut out, count);
+            }
+            put_var(&mut out, stream.keys.len() as u64);
+            stream.keys.iter().for_each(|key| out.extend_from_slice(&key.to_le_bytes()));
+        }
+        put_var(&mut out, self.exceptions.len() as u64);
+        for exception in &self.exceptions {
+            put_var(&mut out, u64::from(exception.index));
+            out.extend_from_slice(&[exception.kind as u8, exception.reason]);
+        }
+        out.into()
+    }
+
+    /// Reads a frame's payload: the header, and the body behind it.
+    pub(crate) fn decode(frame: &Bytes) -> Result<(Self, Bytes), FrameError> {
+        let mut reader = Reader { bytes: frame, at: 0 };
+        let [version, wire, source, _] = reader.array()?;
+        if version != VERSION {
+            return Err(FrameError::Version(version));
+        }
+        if wire > WIRE_PROTO_BATCH {
+            return Err(FrameError::Malformed("an unknown kind of body"));
+        }
+        let received_us = i64::from_le_bytes(reader.array()?);
+        let id_base = u128::from_le_bytes(reader.array()?);
+        let tenant = match reader.text()? {
+            "" => None,
+            name => Some(TenantId::new(name).map_err(|_| FrameError::Malformed("tenant"))?),
+        };
+        let correlation_id = reader.text()?.to_owned();
+        let batch_key = u128::from_le_bytes(reader.array()?);
+        let streams = (0..reader.count()?).map(|_| reader.stream()).collect::<Result<_, _>>()?;
+        let exceptions = (0..reader.count()?).map(|_| reader.exception()).collect::<Result<_, _>>()?;
+        let body = frame.slice(reader.at..);
+        let has_body = wire == WIRE_PROTO_BATCH;
+        Ok((
+            Self { has_body, source, received_us, id_base, tenant, correlation_id, batch_key, streams, exceptions },
+            body,
+        ))
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], FrameError> {
+        let end = self.at.checked_add(len).ok_or(FrameError::Malformed("length"))?;
+        let slice = self.bytes.get(self.at..end).ok_or(FrameError::Malformed("it ends early"))?;
+        self.at = end;
+        Ok(slice)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        self.take(N)?.try_into().map_err(|_| FrameError::Malformed("it ends early"))
+    }
+
+    fn var(&mut self) -> Result<u64, FrameError> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(FrameError::Malformed("a number is too long"))
+    }
+
+    /// A count of things that take at least one byte each.
+    fn count(&mut self) -> Result<usize, FrameError> {
+        let count = usize::try_from(self.var()?).map_err(|_| FrameError::Malformed("count"))?;
+        if count > self.bytes.len() - self.at { Err(FrameError::Malformed("count")) } else { Ok(count) }
+    }
+
+    fn text(&mut self) -> Result<&'a str, FrameError> {
+        let len = self.count()?;
+        std::str::from_utf8(self.take(len)?).map_err(|_| FrameError::Malformed("text"))
+    }
+
+    fn stream(&mut self) -> Result<FrameStream, FrameError> {
+        let tenant = TenantId::new(self.text()?).map_err(|_| FrameError::Malformed("tenant"))?;
+        let stream = StreamName::new(self.text()?).map_err(|_| FrameError::Malformed("stream"))?;
+        let fingerprint = u64::from_le_bytes(self.array()?);
+        let mut counts = [0_u64; 5];
+        for count in &mut counts {
+            *count = self.var()?;
+        }
+        let keys =
+            (0..self.count()?).map(|_| Ok(u128::from_le_bytes(self.array()?))).collect::<Result<_, FrameError>>()?;
+        let [accepted, duplicate, rejected, dead_lettered, bytes] = counts;
+        let received = accepted.saturating_add(duplicate).saturating_add(rejected).saturating_add(dead_lettered);
+        let tally = Tally { received, accepted, duplicate, rejected, dead_lettered, bytes };
+        Ok(FrameStream { key: StreamKey { tenant, stream }, fingerprint, tally, keys })
+    }
+
+    fn exception(&mut self) -> Result<Exception, FrameError> {
+        let index = u32::try_from(self.var()?).map_err(|_| FrameError::Malformed("index"))?;
+        let [kind, reason] = self.array()?;
+        let kind = match kind {
+            1 => ExceptionKind::Duplicate,
+            2 => ExceptionKind::Rejected,
+            3 => ExceptionKind::DeadLettered,
+            _ => return Err(FrameError::Malformed("verdict")),
+        };
+        Ok(Exception { index, kind, reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> FrameHeader {
+        let key = StreamKey { tenant: TenantId::new("acme").unwrap(), stream: StreamName::new("orders").unwrap() };
+        let tally = Tally { received: 4, accepted: 1, duplicate: 1, rejected: 1, dead_lettered: 1, bytes: 300 };
+        FrameHeader {
+            has_body: true,
+            source: 1,
+            received_us: 1_700_000_000_000_000,
+            id_base: 42,
+            tenant: Some(TenantId::new("acme").unwrap()),
+            correlation_id: "req-1".to_owned(),
+            batch_key: 9,
+            streams: vec![FrameStream { key, fingerprint: 7, tally, keys: vec![1, u128::MAX] }],
+            exceptions: vec![
+                Exception { index: 1, kind: ExceptionKind::Duplicate, reason: 0 },
+                Exception { index: 300, kind: ExceptionKind::DeadLettered, reason: 4 },
+            ],
+        }
+    }
+
+    fn frame() -> Bytes {
+        [header().encode().as_ref(), b"body"].concat().into()
+    }
+
+    #[test]
+    fn a_frame_reads_back_as_it_was_written() {
+        assert_eq!(FrameHeader::decode(&frame()).unwrap(), (header(), Bytes::from_static(b"body")));
+    }
+
+    #[test]
+    fn f10_a_damaged_header_never_panics_and_a_cut_one_is_an_error() {
+        let frame = frame();
+        for end in 0..frame.len() - 4 {
+            assert!(FrameHeader::decode(&frame.slice(..end)).is_err(), "cut at {end}");
+        }
+        for at in 0..frame.len() {
+            for bit in 0..8 {
+                let mut bytes = frame.to_vec();
+                bytes[at] ^= 1 << bit;
+                let _ = FrameHeader::decode(&bytes.into());
+            }
+        }
+    }
+
+    #[test]
+    fn f23_a_newer_version_is_refused() {
+        let mut bytes = frame().to_vec();
+        bytes[0] = 9;
+        assert_eq!(FrameHeader::decode(&bytes.into()), Err(FrameError::Version(9)));
+    }
+
+    #[test]
+    fn assigned_ids_are_version_7_of_the_time_of_receipt_and_differ_by_record() {
+        let first = assigned_id(1_700_000_000_123_456, u128::MAX, 0);
+        let second = assigned_id(1_700_000_000_123_456, u128::MAX, 1);
+        assert_ne!(first, second);
+        for id in [first, second] {
+            assert_eq!((id.get_version_num(), id.get_variant()), (7, uuid::Variant::RFC4122));
+            assert_eq!(id.get_timestamp().unwrap().to_unix().0, 1_700_000_000);
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The gate itself: opened over a log and a lake, then shared by all sources.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use lakegate_env::{Clock, Disk, Random};
+use lakegate_lake::Lake;
+use lakegate_log::Log;
+use lakegate_memtable::Memtables;
+use lakegate_model::{StreamKey, TableName, Tally};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::api::StreamDeclaration;
+use crate::balance::{Balance, BalanceError};
+use crate::contracts::{ContractStore, ContractStoreError};
+use crate::duplicates::Window;
+use crate::flush::TableUnit;
+use crate::frame::{FrameError, FrameHeader};
+use crate::keys::{KeyEntry, KeyFiles, stream_hash};
+use crate::replay::Replayed;
+use crate::spill::Spills;
+use crate::streams::Streams;
+
+/// How often the gate looks whether a table is due.
+const TICK: Duration = Duration::from_millis(50);
+/// How many tables are flushed at a time.
+const FLUSHES_AT_ONCE: usize = 2;
+/// How often files that no table needs any more are looked for.
+const MAINTAIN_EVERY_US: u64 = 60_000_000;
+/// The balance is kept and the log trimmed at most so often.
+const TRIM_EVERY_US: u64 = 1_000_000;
+
+/// What the gate is told at its opening.
+#[derive(Debug, Clone)]
+pub struct GateSettings {
+    /// Where the gate keeps contracts, the balance and spilled rows.
+    pub data_dir: PathBuf,
+    /// The most records of one request.
+    pub batch_size_max: usize,
+    /// The most bytes of one payload.
+    pub payload_bytes_max: usize,
+    /// The most bytes that rows and requests may take in memory.
+    pub memory_budget: usize,
+    /// A table is committed when so many bytes wait.
+    pub commit_bytes: usize,
+    /// Or when the oldest row has waited so long, in microseconds.
+    pub flush_interval_us: i64,
+    /// Whether a record may make a stream that nobody declared.
+    pub undeclared_streams: bool,
+    /// The most streams, over all tenants.
+    pub max_streams: usize,
+    /// The longest duplicate window of any stream, in microseconds: keys older than that are forgotten.
+    pub longest_window_us: i64,
+}
+
+/// All that the gate stands on.
+pub struct GateOptions {
+    /// Settings.
+    pub settings: GateSettings,
+    /// The streams of the configuration.
+    pub streams: Vec<StreamDeclaration>,
+    /// The log.
+    pub log: Log,
+    /// The lake.
+    pub lake: Lake,
+    /// The memtables, shared with who queries.
+    pub memtables: Arc<Memtables>,
+    /// The disk of the data folder.
+    pub disk: Arc<dyn Disk>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+}
+
+/// Why the gate did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum GateOpenError {
+    /// A frame of the log cannot be read back.
+    #[error("the log cannot be read: {0}")]
+    Log(lakegate_log::ReadError),
+    /// A frame's header cannot be read.
+    #[error("the frame at offset {offset} cannot be replayed: {error}")]
+    Frame {
+        /// Where.
+        offset: u64,
+        /// Why.
+        error: FrameError,
+    },
+    /// A frame's records cannot be read.
+    #[error("the frame at offset {offset} cannot be replayed: {reason}")]
+    Body {
+        /// Where.
+        offset: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A contract could not be read or kept.
+    #[error(transparent)]
+    Contract(ContractStoreError),
+    /// A stream of the log cannot be made.
+    #[error("a stream of the log cannot be made: {0}")]
+    Stream(String),
+    /// The kept event keys could not be read.
+    #[error("the event keys that tell duplicates: {0}")]
+    Keys(std::io::Error),
+    /// The balance could not be read.
+    #[error(transparent)]
+    Balance(BalanceError),
+    /// The folder for spilled rows could not be made.
+    #[error("the folder for rows that do not fit into memory: {0}")]
+    Spill(String),
+    /// The lake could not tell how far a table is.
+    #[error("how far the table {table} is cannot be told: {error}; start again when the catalog can be reached")]
+    Lake {
+        /// Which table.
+        table: TableName,
+        /// Why.
+        error: String,
+    },
+}
+
+/// With so few segments there is none to remove: the one in use and the one prepared ahead.
+const SEGMENTS_KEPT: u64 = 2;
+
+pub(crate) struct Inner {
+    pub(crate) settings: GateSettings,
+    pub(crate) log: Log,
+    pub(crate) lake: Lake,
+    pub(crate) memtables: Arc<Memtables>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) streams: Streams,
+    pub(crate) contracts: ContractStore,
+    pub(crate) spills: Spills,
+    pub(crate) inflight: AtomicUsize,
+    pub(crate) flush_wanted: Notify,
+    /// Taken for reading around each append, for writing to get sums that belong to one offset.
+    pub(crate) balance_gate: RwLock<()>,
+    pub(crate) balance: Mutex<Balance>,
+    pub(crate) batches: Batches,
+    pub(crate) keys: KeyFiles,
+    /// Whether the log may hold event keys.
+    pub(crate) has_keys: AtomicBool,
+    closed: Mutex<Option<String>>,
+    is_closed: AtomicBool,
+    id_base: Mutex<u128>,
+    trimmed: Mutex<Trimmed>,
+}
+
+/// Requests that brought an id of their own.
+pub(crate) struct Batches {
+    /// Held from the look to the noting.
+    pub(crate) gate: Mutex<()>,
+    pub(crate) window: Window,
+}
+
+/// How long a request's own id is remembered.
+const BATCH_WINDOW_MS: u64 = 24 * 3600 * 1000;
+/// The hash that stands for requests' own ids among the kept keys.
+pub(crate) const BATCHES_HASH: u64 = 0;
+
+#[derive(Default)]
+struct Trimmed {
+    /// The keys of frames below this are in files.
+    keys_upto: u64,
+    offset: u64,
+    at_us: u64,
+}
+
+/// The way in for all sources. Clones share one gate.
+#[derive(Clone)]
+pub struct Gate {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Gate {
+    /// Opens the gate: replays what the log holds and the lake lacks.
+    ///
+    /// # Errors
+    /// See [`GateOpenError`]. Nothing is lost: the log stays as it is.
+    pub async fn open(options: GateOptions) -> Result<(Self, Replayed), GateOpenError> {
+        let GateOptions { settings, streams, log, lake, memtables, disk, clock, random } = options;
+        let contracts =
+            ContractStore::open(disk.clone(), settings.data_dir.join("contracts")).map_err(GateOpenError::Contract)?;
+        let (keys, remembered) = open_keys(&disk, &settings, &*clock).map_err(GateOpenError::Keys)?;
+        let batches = Batches { gate: Mutex::new(()), window: Window::new(BATCH_WINDOW_MS) };
+        let mut by_stream: HashMap<u64, Vec<KeyEntry>> = HashMap::new();
+        for entry in remembered {
+            match entry.stream {
+                BATCHES_HASH => batches.window.note(entry.key, entry.received_us),
+                stream => by_stream.entry(stream).or_default().push(entry),
+            }
+        }
+        let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
+        let streams = Streams::new(&streams, undeclared, most, &contracts, memtables.clone(), by_stream);
+        let streams = streams.map_err(GateOpenError::Contract)?;
+        let spills = Spills::open(disk.clone(), settings.data_dir.join("spill"));
+        let spills = spills.map_err(|error| GateOpenError::Spill(error.to_string()))?;
+        let balance =
+            Balance::load(&*disk, &settings.data_dir.join("balance.json"), log.id()).map_err(GateOpenError::Balance)?;
+        let id_base = Mutex::new(random.next_u128());
+        let inner = Inner {
+            settings,
+            log,
+            lake,
+            memtables,
+            disk,
+            clock,
+            random,
+            streams,
+            contracts,
+            spills,
+            inflight: AtomicUsize::new(0),
+            flush_wanted: Notify::new(),
+            balance_gate: RwLock::new(()),
+            balance: Mutex::new(balance),
+            batches,
+            keys,
+            has_keys: AtomicBool::new(false),
+            closed: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            id_base,
+            trimmed: Mutex::default(),
+        };
+        let replayed = inner.replay().await?;
+        Ok((Self { inner: Arc::new(inner) }, replayed))
+    }
+
+    /// Flushes, trims and keeps the figures, until the gate is shut. Spawned once by who opened the gate.
+    pub async fn run(&self) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next_second_us = 0;
+        let mut next_maintain_us = MAINTAIN_EVERY_US;
+        while !self.inner.is_closed.load(Ordering::Acquire) {
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = self.inner.flush_wanted.notified() => {}
+            }
+            let now = self.inner.clock.monotonic_us();
+            if now >= next_second_us {
+                next_second_us = now + 1_000_000;
+                self.inner.tick_rates();
+            }
+            if now >= next_maintain_us {
+                next_maintain_us = now + MAINTAIN_EVERY_US;
+                let gate = self.clone();
+                tokio::spawn(async move { gate.inner.maintain().await });
+            }
+            self.start_flushes();
+            self.inner.keep_memory();
+            self.inner.trim(false);
+        }
+    }
+
+    /// Begins a flush of each table that is due and has none under way.
+    fn start_flushes(&self) {
+        self.inner.freeze_due(false);
+        let waiting = self.inner.streams.units().into_iter().filter(|unit| !unit.memtable.frozen().is_empty());
+        for unit in waiting.filter(|unit| unit.is_ready(self.inner.clock.monotonic_us())).take(FLUSHES_AT_ONCE) {
+            let gate = self.clone();
+            tokio::spawn(async move {
+                if matches!(gate.inner.flush_table(&unit, false).await, Ok(true)) {
+                    gate.inner.flush_wanted.notify_one();
+                }
+            });
+        }
+    }
+
+    /// One round of what [`Self::run`] does, on the caller's task: for simulations.
+    pub async fn run_once(&self) {
+        self.inner.freeze_due(false);
+        self.inner.flush_once().await;
+        self.inner.keep_memory();
+        self.inner.trim(true);
+    }
+
+    /// Brings everything that is durable into the lake. Returns the tables that could not be brought, with the reason.
+    pub async fn flush_all(&self) -> BTreeMap<TableName, String> {
+        self.inner.freeze_due(true);
+        let mut failed = BTreeMap::new();
+        for unit in self.inner.streams.units() {
+            while !unit.memtable.frozen().is_empty() {
+                match self.inner.flush_table(&unit, true).await {
+                    Ok(true) => {}
+                    // Another flush of this table is under way; it will be done soon.
+                    Ok(false) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(error) => {
+                        failed.insert(unit.table.clone(), error.to_string());
+                        break;
+                    }
+                }
+            }
+        }
+        self.inner.trim(true);
+        failed
+    }
+
+    /// Takes no more requests; those under way are answered.
+    pub fn close(&self, reason: &str) {
+        self.inner.close(reason.to_owned());
+    }
+
+    /// The sums for each tenant and stream, as of now.
+    #[must_use]
+    pub fn balance(&self) -> BTreeMap<StreamKey, Tally> {
+        self.inner.balance.lock().tallies.clone()
+    }
+}
+
+impl Inner {
+    /// Why no requests are taken, if none are.
+    pub(crate) fn closed_reason(&self) -> Option<String> {
+        if !self.is_closed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.closed.lock().clone()
+    }
+
+    fn close(&self, reason: String) {
+        self.closed.lock().get_or_insert(reason);
+        self.is_closed.store(true, Ordering::Release);
+        self.flush_wanted.notify_one();
+    }
+
+    /// A thing that must not be has happened: no more requests are taken, what is durable is found again at the next
+    /// start. Gives the error that the request under way is answered with.
+    pub(crate) fn break_down(&self, error: &dyn std::fmt::Display) -> crate::SubmitError {
+        let message = format!("rows could not be put into memory: {error}; restart to replay them from the log");
+        tracing::error!(%error, "rows could not be put into memory");
+        self.close(message.clone());
+        crate::SubmitError::Unavailable { message }
+    }
+
+    /// A fresh stretch of the random bits of ids: no two requests of a process share one.
+    pub(crate) fn next_id_base(&self) -> u128 {
+        let mut base = self.id_base.lock();
+        *base = base.wrapping_add(1 << 32);
+        *base
+    }
+
+    /// Flushes each table that may be, one after the other.
+    pub(crate) async fn flush_once(&self) {
+        for unit in self.streams.units() {
+            while matches!(self.flush_table(&unit, false).await, Ok(true)) {}
+        }
+    }
+
+    /// Frees memory before it runs out: what is over half the budget is frozen, and what the lake does not take is
+    /// moved to files.
+    pub(crate) fn keep_memory(&self) {
+        self.spills.sweep();
+        let taken = self.memtables.bytes();
+        if taken > self.settings.memory_budget / 2 {
+            self.freeze_due(true);
+        }
+        if taken > self.settings.memory_budget / 4 * 3 {
+            self.spill_excess();
+        }
+    }
+
+    fn tick_rates(&self) {
+        for stream in self.streams.all() {
+            stream.rate.tick(stream.accepted.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Keeps the balance, then removes from the log what every table has.
+    pub(crate) fn trim(&self, now: bool) {
+        let clock_us = self.clock.monotonic_us();
+        let mut trimmed = self.trimmed.lock();
+        if !now && clock_us < trimmed.at_us + TRIM_EVERY_US {
+            return;
+        }
+        trimmed.at_us = clock_us;
+        // Read first: rows that come in meanwhile have higher offsets.
+        let durable = self.log.durable_offset();
+        let pending = self.streams.units().iter().filter_map(|unit| unit.memtable.first_pending_offset()).min();
+        let offset = pending.unwrap_or(durable).min(durable);
+        let removable = now || self.log.status().segments > SEGMENTS_KEPT;
+        if offset <= trimmed.offset || !removable {
+            return;
+        }
+        if let Err(error) = self.keep_balance(offset) {
+            tracing::warn!(%error, "the log is not trimmed");
+            return;
+        }
+        if let Err(error) = self.keep_keys(&mut trimmed, offset) {
+            tracing::warn!(%error, "the log is not trimmed: its event keys could not be kept");
+            return;
+        }
+        match self.log.trim(offset) {
+            Ok(_) => trimmed.offset = offset,
+            Err(error) => tracing::warn!(%error, "the log could not be trimmed; it is tried again"),
+        }
+    }
+
+    /// Keeps the event keys of the frames below `offset`, which are about to go.
+    fn keep_keys(&self, trimmed: &mut Trimmed, offset: u64) -> Result<(), String> {
+        if !self.has_keys.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let from = trimmed.keys_upto.max(self.log.first_offset());
+        let mut entries = Vec::new();
+        for frame in self.log.read(from).map_err(|error| error.to_string())? {
+            let frame = frame.map_err(|error| error.to_string())?;
+            if frame.first_offset >= offset {
+                break;
+            }
+            let (header, _) = FrameHeader::decode(&frame.payload).map_err(|error| error.to_string())?;
+            collect_keys(&header, &mut entries);
+        }
+        self.keys.keep(&entries).map_err(|error| error.to_string())?;
+        trimmed.keys_upto = offset;
+        let oldest_us = self.clock.wall_us().saturating_sub(self.settings.longest_window_us);
+        self.keys.forget(oldest_us).map_err(|error| error.to_string())
+    }
+
+    /// Keeps sums that cover at least everything below `offset`, all of it durable.
+    fn keep_balance(&self, offset: u64) -> Result<(), String> {
+        let sums = {
+            let _exclusive = self.balance_gate.write();
+            let mut sums = self.balance.lock().clone();
+            sums.upto_offset = self.log.next_offset();
+            sums
+        };
+        debug_assert!(sums.upto_offset >= offset, "the log's end lies behind what is trimmed");
+        if self.log.durable_offset() < sums.upto_offset {
+            // Sums of frames that a crash may still take must not be kept; soon they are durable.
+            return Err("the newest records are not durable yet".to_owned());
+        }
+        let path = self.settings.data_dir.join("balance.json");
+        sums.store(&*self.disk, &path, self.log.id()).map_err(|error| error.to_string())
+    }
+}
+
+fn collect_keys(header: &FrameHeader, entries: &mut Vec<KeyEntry>) {
+    let received_us = header.received_us;
+    if header.batch_key != 0 {
+        entries.push(KeyEntry { stream: BATCHES_HASH, key: header.batch_key, received_us });
+    }
+    for stream in header.streams.iter().filter(|stream| !stream.keys.is_empty()) {
+        let hash = stream_hash(&stream.key);
+        entries.extend(stream.keys.iter().map(|key| KeyEntry { stream: hash, key: *key, received_us }));
+    }
+}
+
+/// Reads the kept keys and puts them into one fresh file.
+fn open_keys(
+    disk: &Arc<dyn Disk>,
+    settings: &GateSettings,
+    clock: &dyn Clock,
+) -> std::io::Result<(KeyFiles, Vec<KeyEntry>)> {
+    let (files, mut entries) = KeyFiles::open(disk.clone(), settings.data_dir.join("keys"))?;
+    let oldest_us = clock.wall_us().saturating_sub(settings.longest_window_us);
+    entries.retain(|entry| entry.received_us >= oldest_us);
+    files.replace_all(&entries)?;
+    Ok((files, entries))
+}
+
+impl TableUnit {
+    fn is_ready(&self, now_us: u64) -> bool {
+        !self.is_busy() && self.may_try(now_us)
+    }
+}

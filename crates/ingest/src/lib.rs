@@ -1,0 +1,49 @@
+//! The gate: admit → shape → validate → append → acknowledge → apply. Owns all ordering, recovery and flushing.
+//!
+//! A source gives the request's bytes as they came ([`Gate::submit`]); the gate reads them once, straight into the
+//! columns of the stream's table, writes the same bytes with its decisions to the log, and answers when they are on
+//! disk and seen by queries.
+//!
+//! Promises: everything that can refuse comes before the log; a record that is refused never harms its neighbours;
+//! what was answered is in its table exactly once, whatever dies when. Refuses: protocols, SQL, Iceberg's inside.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "a failed test is a panic"
+    )
+)]
+
+mod api;
+mod balance;
+mod batch;
+mod contracts;
+mod dead_letters;
+mod duplicates;
+mod flush;
+mod frame;
+mod gate;
+mod keys;
+mod rate;
+mod replay;
+mod rows;
+mod shape;
+mod spill;
+mod status;
+mod streams;
+mod submit;
+mod time;
+mod wire;
+
+pub use api::{
+    ComponentHealth, GateStatus, HealthState, Source, StreamDeclaration, StreamStatus, Submission, SubmissionOutcome,
+    SubmitError, Wire,
+};
+pub use balance::BalanceError;
+pub use contracts::ContractStoreError;
+pub use frame::FrameError;
+pub use gate::{Gate, GateOpenError, GateOptions, GateSettings};
+pub use replay::Replayed;

@@ -1,0 +1,164 @@
+//! After a restart: the log's frames back into the memtables, as they were decided.
+//!
+//! A frame whose records the lake has is only counted; any other is shaped again from the same bytes, under the same
+//! contract, by the same code, with the decisions that its header holds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lakegate_model::{ReasonCode, Refusal, StreamKey};
+
+use crate::batch::{Rules, Shaped, shape_again};
+use crate::frame::{ExceptionKind, FrameHeader};
+use crate::gate::{GateOpenError, Inner};
+use crate::rows::{Span, tables_of};
+use crate::streams::Stream;
+use crate::wire::BatchRequest;
+
+/// What replay did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// Frames read.
+    pub frames: u64,
+    /// Records put back into memory.
+    pub records: u64,
+    /// Bytes of frames read.
+    pub bytes: u64,
+}
+
+/// One frame of the log, read.
+struct Frame {
+    first_offset: u64,
+    next_offset: u64,
+    header: FrameHeader,
+    body: Bytes,
+}
+
+impl Inner {
+    /// Reads the log from its first frame. Memory stays within the budget: what is replayed is flushed, or moved to
+    /// files, as it would be while running.
+    pub(crate) async fn replay(&self) -> Result<Replayed, GateOpenError> {
+        let mut replayed = Replayed::default();
+        let counted_upto = self.balance.lock().upto_offset;
+        let mut lacks: HashMap<lakegate_model::TableName, u64> = HashMap::new();
+        for frame in self.log.read(self.log.first_offset()).map_err(GateOpenError::Log)? {
+            let frame = frame.map_err(GateOpenError::Log)?;
+            let next_offset = frame.first_offset + u64::from(frame.records);
+            let (header, body) = FrameHeader::decode(&frame.payload)
+                .map_err(|error| GateOpenError::Frame { offset: frame.first_offset, error })?;
+            replayed.frames += 1;
+            replayed.bytes += frame.payload.len() as u64;
+            if frame.first_offset >= counted_upto {
+                let mut balance = self.balance.lock();
+                header.streams.iter().for_each(|stream| balance.add(&stream.key, &stream.tally));
+            }
+            if header.batch_key != 0 {
+                self.batches.window.note(header.batch_key, header.received_us);
+            }
+            let with_keys = header.batch_key != 0 || header.streams.iter().any(|stream| !stream.keys.is_empty());
+            self.has_keys.fetch_or(with_keys, std::sync::atomic::Ordering::Relaxed);
+            if header.has_body {
+                let frame = Frame { first_offset: frame.first_offset, next_offset, header, body };
+                replayed.records += self.replay_frame(&frame, &mut lacks).await?;
+            }
+            if self.memtables.bytes() > self.settings.memory_budget / 2 {
+                self.freeze_due(true);
+                self.flush_once().await;
+                self.spill_excess();
+            }
+        }
+        Ok(replayed)
+    }
+
+    async fn replay_frame(
+        &self,
+        frame: &Frame,
+        lacks: &mut HashMap<lakegate_model::TableName, u64>,
+    ) -> Result<u64, GateOpenError> {
+        let mut streams: HashMap<StreamKey, Arc<Stream>> = HashMap::new();
+        for touched in &frame.header.streams {
+            if touched.fingerprint == 0 {
+                continue;
+            }
+            let shaper = self.contracts.find(touched.fingerprint).map_err(GateOpenError::Contract)?;
+            let stream = self.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
+            let stream = stream.map_err(|refusal| GateOpenError::Stream(refusal.message))?;
+            for key in &touched.keys {
+                if let Some(window) = &stream.window {
+                    window.note(*key, frame.header.received_us);
+                }
+            }
+            let table = &stream.unit.table;
+            if !lacks.contains_key(table) {
+                lacks.insert(table.clone(), self.absorbed_of(&stream).await?);
+            }
+            if lacks.get(table).is_some_and(|absorbed| *absorbed < frame.next_offset) {
+                streams.insert(touched.key.clone(), stream);
+            }
+        }
+        if streams.is_empty() {
+            return Ok(0);
+        }
+        let malformed = |reason: String| GateOpenError::Body { offset: frame.first_offset, reason };
+        let request = BatchRequest::read(&frame.body).map_err(|error| malformed(error.to_string()))?;
+        let rules = Rules {
+            streams: &self.streams,
+            tenant: frame.header.tenant.as_ref(),
+            source: source_of(frame.header.source),
+            received_us: frame.header.received_us,
+            id_base: frame.header.id_base,
+            payload_bytes_max: usize::MAX,
+            atomic: false,
+        };
+        let decided: HashMap<u32, (ExceptionKind, Refusal)> =
+            frame.header.exceptions.iter().map(|e| (e.index, (e.kind, refusal_of(e.reason)))).collect();
+        let shaped = shape_again(&request, &rules, &streams, &decided).map_err(malformed)?;
+        self.put_back(shaped, frame).map_err(malformed)
+    }
+
+    fn put_back(&self, mut shaped: Shaped<'_>, frame: &Frame) -> Result<u64, String> {
+        let mut rows = Vec::with_capacity(shaped.groups.len());
+        for group in &mut shaped.groups {
+            rows.push(group.take_rows().map_err(|error| error.to_string())?);
+        }
+        let span =
+            Span { first_offset: frame.first_offset, next_offset: frame.next_offset, now_us: self.clock.wall_us() };
+        let units = tables_of(&rows);
+        let mut count = 0;
+        for group in rows {
+            if group.is_empty() {
+                continue;
+            }
+            if let Some(unit) = units.iter().find(|unit| Arc::ptr_eq(unit, &group.stream.unit)) {
+                count += group.len() as u64;
+                group.push(&mut unit.memtable.lock(), span).map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// How far the lake has this stream's table; asks the catalog, and again while it is away.
+    async fn absorbed_of(&self, stream: &Stream) -> Result<u64, GateOpenError> {
+        let unit = &stream.unit;
+        let found = self.lake.find_table(&unit.table).await;
+        let found =
+            found.map_err(|error| GateOpenError::Lake { table: unit.table.clone(), error: error.to_string() })?;
+        let absorbed = found.map_or(0, |table| table.view().absorbed_next_offset(self.log.id()));
+        unit.absorbed.store(absorbed, std::sync::atomic::Ordering::Release);
+        Ok(absorbed)
+    }
+}
+
+fn source_of(number: u8) -> &'static str {
+    match number {
+        1 => "grpc",
+        _ => "internal",
+    }
+}
+
+/// The refusal of a record whose decision the log holds, where shaping it again does not give the reason.
+fn refusal_of(reason: u8) -> Refusal {
+    let code = ReasonCode::from_number(reason).unwrap_or(ReasonCode::MalformedPayload);
+    Refusal { code, field: None, message: "refused when it was received".to_owned() }
+}

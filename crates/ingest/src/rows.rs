@@ -1,0 +1,108 @@
+//! Rows on their way into the memtables.
+
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::error::ArrowError;
+use lakegate_memtable::{MemtableGuard, Value};
+
+use crate::batch::{Group, RowKey};
+use crate::flush::TableUnit;
+use crate::streams::Stream;
+
+/// The offsets of a request, and when it came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) first_offset: u64,
+    pub(crate) next_offset: u64,
+    pub(crate) now_us: i64,
+}
+
+/// One group's rows, finished as far as can be before the log has them.
+pub(crate) struct ReadyRows<'a> {
+    pub(crate) stream: Arc<Stream>,
+    few: Vec<Vec<Value<'a>>>,
+    many: Option<RecordBatch>,
+    pub(crate) keys: Vec<RowKey>,
+}
+
+impl<'a> Group<'a> {
+    /// Finishes the rows; the group has none afterwards.
+    ///
+    /// # Errors
+    /// A required column holds a null; the shaper lets none in.
+    pub(crate) fn take_rows(&mut self) -> Result<ReadyRows<'a>, ArrowError> {
+        let many = self.many.take().filter(|rows| rows.rows() > 0).map(|mut rows| rows.finish()).transpose()?;
+        Ok(ReadyRows {
+            stream: self.stream.clone(),
+            few: std::mem::take(&mut self.few),
+            many,
+            keys: std::mem::take(&mut self.keys),
+        })
+    }
+}
+
+/// The tables of some rows, each once, in the order in which they are locked.
+pub(crate) fn tables_of(rows: &[ReadyRows<'_>]) -> Vec<Arc<TableUnit>> {
+    let mut units: Vec<_> = rows.iter().map(|group| group.stream.unit.clone()).collect();
+    units.sort_by(|a, b| a.table.cmp(&b.table));
+    units.dedup_by(|a, b| Arc::ptr_eq(a, b));
+    units
+}
+
+impl ReadyRows<'_> {
+    /// Whether there are any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_none()
+    }
+
+    /// Takes out the rows for which `is_duplicate` is set; there is one flag for each row.
+    ///
+    /// # Errors
+    /// The flags are not as many as the rows.
+    pub(crate) fn take_out(&mut self, is_duplicate: &[bool]) -> Result<(), ArrowError> {
+        if let Some(batch) = &self.many {
+            let keep: BooleanArray = is_duplicate.iter().map(|duplicate| Some(!duplicate)).collect();
+            self.many = Some(filter_record_batch(batch, &keep)?).filter(|batch| batch.num_rows() > 0);
+        }
+        let mut flags = is_duplicate.iter();
+        self.few.retain(|_| !flags.next().copied().unwrap_or_default());
+        let mut flags = is_duplicate.iter();
+        self.keys.retain(|_| !flags.next().copied().unwrap_or_default());
+        Ok(())
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.few.len() + self.many.as_ref().map_or(0, RecordBatch::num_rows)
+    }
+
+    /// Puts the rows into the memtable, whose guard was held while the log gave the offsets.
+    ///
+    /// # Errors
+    /// A required column holds a null; the shaper lets none in.
+    pub(crate) fn push(self, guard: &mut MemtableGuard<'_>, span: Span) -> Result<(), ArrowError> {
+        let Span { first_offset, next_offset, now_us } = span;
+        if let Some(batch) = self.many {
+            guard.push_batch(batch, first_offset, next_offset, now_us)?;
+        }
+        if self.few.is_empty() {
+            return Ok(());
+        }
+        let shaper = &self.stream.shaper;
+        if self.stream.fingerprint == self.stream.unit.fingerprint {
+            let open = guard.open_rows(|| shaper.rows(256));
+            for row in &self.few {
+                open.push(row)?;
+            }
+            return guard.seal_run(first_offset, next_offset, now_us);
+        }
+        // Another contract than the one that the open rows have: a batch of its own.
+        let mut rows = shaper.rows(self.few.len());
+        for row in &self.few {
+            rows.push(row)?;
+        }
+        guard.push_batch(rows.finish()?, first_offset, next_offset, now_us)
+    }
+}

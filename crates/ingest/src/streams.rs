@@ -1,0 +1,203 @@
+//! Which stream a record belongs to, and which table that leads to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::{Equivalent, HashMap};
+use lakegate_memtable::Memtables;
+use lakegate_model::{Contract, ReasonCode, Refusal, StreamKey, StreamName, TableName, TenantId};
+use parking_lot::{Mutex, RwLock};
+
+use crate::api::StreamDeclaration;
+use crate::contracts::{ContractStore, ContractStoreError};
+use crate::dead_letters;
+use crate::duplicates::Window;
+use crate::flush::TableUnit;
+use crate::keys::{KeyEntry, stream_hash};
+use crate::rate::Rate;
+use crate::shape::Shaper;
+
+/// The name under which a tenant's dead letters are kept.
+pub(crate) const DEAD_LETTERS: &str = "dead_letters";
+/// Where records are counted whose stream has no valid name.
+pub(crate) const UNROUTABLE: &str = "_unroutable";
+/// The tenant of requests that name none while authentication is off.
+pub(crate) const DEFAULT_TENANT: &str = "default";
+
+/// One tenant's part of one stream.
+pub(crate) struct Stream {
+    pub(crate) key: StreamKey,
+    pub(crate) shaper: Arc<Shaper>,
+    pub(crate) fingerprint: u64,
+    pub(crate) unit: Arc<TableUnit>,
+    pub(crate) rate: Rate,
+    /// The keys that were seen, where the contract has an event key.
+    pub(crate) window: Option<Window>,
+    /// Records that this process accepted.
+    pub(crate) accepted: AtomicU64,
+}
+
+#[derive(Hash)]
+struct KeyText<'a>(&'a str, &'a str);
+
+impl Equivalent<StreamKey> for KeyText<'_> {
+    fn equivalent(&self, key: &StreamKey) -> bool {
+        self.0 == key.tenant.as_str() && self.1 == key.stream.as_str()
+    }
+}
+
+/// A shaped contract under its fingerprint.
+type Shaped = (u64, Arc<Shaper>);
+
+/// All streams and tables that the process knows.
+pub(crate) struct Streams {
+    declared: BTreeMap<StreamName, Shaped>,
+    undeclared: Option<Shaped>,
+    dead_letters: Shaped,
+    max_streams: usize,
+    memtables: Arc<Memtables>,
+    known: RwLock<HashMap<StreamKey, Arc<Stream>>>,
+    units: Mutex<BTreeMap<TableName, Arc<TableUnit>>>,
+    /// Keys of trimmed frames whose stream was not met yet, by the stream's hash.
+    remembered: Mutex<HashMap<u64, Vec<KeyEntry>>>,
+}
+
+impl Streams {
+    pub(crate) fn new(
+        declarations: &[StreamDeclaration],
+        allow_undeclared: bool,
+        max_streams: usize,
+        contracts: &ContractStore,
+        memtables: Arc<Memtables>,
+        remembered: HashMap<u64, Vec<KeyEntry>>,
+    ) -> Result<Self, ContractStoreError> {
+        let mut declared = BTreeMap::new();
+        for declaration in declarations {
+            let mut contract = declaration.contract.clone();
+            contract.add_undeclared_column();
+            declared.insert(declaration.name.clone(), contracts.keep(&contract)?);
+        }
+        let undeclared = contracts.keep(&Contract::undeclared_default())?;
+        let dead_letters = contracts.keep(&dead_letters::contract())?;
+        Ok(Self {
+            declared,
+            undeclared: allow_undeclared.then_some(undeclared),
+            dead_letters,
+            max_streams,
+            memtables,
+            known: RwLock::default(),
+            units: Mutex::default(),
+            remembered: Mutex::new(remembered),
+        })
+    }
+
+    /// The stream of that name, made where it may be.
+    pub(crate) fn resolve(&self, tenant: &str, stream: &str) -> Result<Arc<Stream>, Refusal> {
+        if let Some(found) = self.known.read().get(&KeyText(tenant, stream)) {
+            return Ok(found.clone());
+        }
+        let refusal = |code, field: &str, message: String| Refusal { code, field: Some(field.to_owned()), message };
+        let invalid = |field: &'static str| {
+            move |error: lakegate_model::NameError| refusal(ReasonCode::InvalidName, field, error.to_string())
+        };
+        let key = StreamKey {
+            tenant: TenantId::new(tenant).map_err(invalid("tenant_id"))?,
+            stream: StreamName::new(stream).map_err(invalid("endpoint_id"))?,
+        };
+        let reserved = stream == DEAD_LETTERS || stream == UNROUTABLE;
+        let shaped = match self.declared.get(&key.stream).or(self.undeclared.as_ref()) {
+            Some(shaped) if !reserved => shaped.clone(),
+            _ => {
+                let names: Vec<&str> = self.declared.keys().map(StreamName::as_str).collect();
+                let message = format!("the stream {stream:?} is not declared; declared are {names:?}");
+                return Err(refusal(ReasonCode::UnknownStream, "endpoint_id", message));
+            }
+        };
+        if self.known.read().len() >= self.max_streams {
+            let message = format!("{} streams are known, which is the most (limits.streams)", self.max_streams);
+            return Err(refusal(ReasonCode::UnknownStream, "endpoint_id", message));
+        }
+        self.create(key, shaped)
+    }
+
+    /// The dead letters of a tenant.
+    pub(crate) fn dead_letters_of(&self, tenant: &TenantId) -> Result<Arc<Stream>, Refusal> {
+        if let Some(found) = self.known.read().get(&KeyText(tenant.as_str(), DEAD_LETTERS)) {
+            return Ok(found.clone());
+        }
+        let stream = StreamName::new(DEAD_LETTERS).map_err(|error| Refusal {
+            code: ReasonCode::InvalidName,
+            field: None,
+            message: error.to_string(),
+        })?;
+        self.create(StreamKey { tenant: tenant.clone(), stream }, self.dead_letters.clone())
+    }
+
+    /// The stream as it was when a frame was written, for replay.
+    pub(crate) fn resolve_as(
+        &self,
+        key: &StreamKey,
+        fingerprint: u64,
+        shaper: Arc<Shaper>,
+    ) -> Result<Arc<Stream>, Refusal> {
+        if let Some(found) = self.known.read().get(&KeyText(key.tenant.as_str(), key.stream.as_str()))
+            && found.fingerprint == fingerprint
+        {
+            return Ok(found.clone());
+        }
+        let current = self.declared.get(&key.stream).or(self.undeclared.as_ref());
+        if current.is_some_and(|(current, _)| *current == fingerprint) || self.dead_letters.0 == fingerprint {
+            return self.create(key.clone(), (fingerprint, shaper));
+        }
+        self.make(key.clone(), (fingerprint, shaper)).map(Arc::new)
+    }
+
+    fn create(&self, key: StreamKey, shaped: Shaped) -> Result<Arc<Stream>, Refusal> {
+        let stream = Arc::new(self.make(key, shaped)?);
+        Ok(self.known.write().entry(stream.key.clone()).or_insert(stream).clone())
+    }
+
+    fn make(&self, key: StreamKey, (fingerprint, shaper): Shaped) -> Result<Stream, Refusal> {
+        let table = shaper.contract.table.table_for(&key).map_err(|error| Refusal {
+            code: ReasonCode::InvalidName,
+            field: Some("endpoint_id".to_owned()),
+            message: error.to_string(),
+        })?;
+        let make_unit = || {
+            let memtable = self.memtables.get_or_create(&table, shaper.schema.clone());
+            Arc::new(TableUnit::new(table.clone(), memtable, shaper.contract.clone()))
+        };
+        let unit = self.units.lock().entry(table.clone()).or_insert_with(make_unit).clone();
+        let window = self.window_of(&key, &shaper.contract);
+        Ok(Stream { key, shaper, fingerprint, unit, rate: Rate::default(), window, accepted: AtomicU64::new(0) })
+    }
+
+    /// The stream's window, with the keys that were kept of it.
+    fn window_of(&self, key: &StreamKey, contract: &Contract) -> Option<Window> {
+        if contract.event_key.is_empty() {
+            return None;
+        }
+        let window = Window::new(contract.duplicate_window_ms);
+        for entry in self.remembered.lock().remove(&stream_hash(key)).into_iter().flatten() {
+            window.note(entry.key, entry.received_us);
+        }
+        Some(window)
+    }
+
+    /// All tables, by name.
+    pub(crate) fn units(&self) -> Vec<Arc<TableUnit>> {
+        self.units.lock().values().cloned().collect()
+    }
+
+    /// All streams, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
+        self.known.read().values().cloned().collect()
+    }
+}
+
+impl Stream {
+    pub(crate) fn count_accepted(&self, records: u64) {
+        self.accepted.fetch_add(records, Ordering::Relaxed);
+    }
+}

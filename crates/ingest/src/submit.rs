@@ -1,0 +1,334 @@
+//! The way of a write: admit, shape, append, wait until it is durable, answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lakegate_log::{AppendError, Ticket};
+use lakegate_model::{ReasonCode, Verdict};
+
+use crate::api::{Source, Submission, SubmissionOutcome, SubmitError};
+use crate::batch::{Rules, Shaped, shape_batch};
+use crate::duplicates::batch_key;
+use crate::frame::{Exception, ExceptionKind, FrameHeader, FrameStream};
+use crate::gate::{Gate, Inner};
+use crate::rows::{ReadyRows, Span, tables_of};
+use crate::wire::BatchRequest;
+
+/// The most bytes of a request's own id.
+const MAX_BATCH_ID_BYTES: usize = 1024;
+
+/// Bytes of requests under way; given back when the request ends, however it ends.
+struct Permit<'g> {
+    inflight: &'g AtomicUsize,
+    bytes: usize,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.inflight.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Gate {
+    /// Takes one request. When this returns `Ok`, all that is counted as accepted or dead-lettered is on disk and seen
+    /// by queries.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; nothing was stored, except perhaps after [`SubmitError::Unavailable`].
+    pub async fn submit(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
+        let inner = &*self.inner;
+        let _permit = inner.admit(submission.body.len())?;
+        let body = submission.body.clone();
+        let request = BatchRequest::read(&body).map_err(|error| {
+            invalid(ReasonCode::MalformedPayload, "", format!("not a storage.IngestBatchRequest: {error}"))
+        })?;
+        let limit = inner.settings.batch_size_max;
+        if request.records.len() > limit {
+            return Err(SubmitError::BatchTooLarge { limit, found: request.records.len() });
+        }
+        let batch_id = read_batch_id(&request)?.to_owned();
+        let rules = inner.rules(&submission, request.atomic);
+        let mut shaped = shape_batch(&request, &rules)
+            .await
+            .map_err(|wrong| SubmitError::WrongTenant { field: format!("records[{}].tenant_id", wrong.index) })?;
+        if request.atomic && !shaped.errors.is_empty() {
+            return Err(inner.refuse_all(&submission, &rules, shaped));
+        }
+        let ticket = match shaped.total.received {
+            0 => None,
+            _ => Some(inner.append(&submission, &rules, &batch_id, &mut shaped)?),
+        };
+        let position =
+            ticket.as_ref().map_or_else(|| inner.log.durable_offset(), Ticket::next_offset).saturating_sub(1);
+        let outcome = SubmissionOutcome {
+            batch_id,
+            accepted: shaped.total.accepted,
+            duplicates: shaped.total.duplicate,
+            rejected: shaped.total.rejected,
+            dead_lettered: shaped.total.dead_lettered,
+            errors: std::mem::take(&mut shaped.errors),
+            position,
+            first_event_id: shaped.first_event_id.take(),
+            first_verdict: shaped.first_verdict.take().unwrap_or(Verdict::Accepted),
+        };
+        drop(shaped);
+        // What is refused is answered at once; a duplicate waits, for its first copy may not be durable yet.
+        if let Some(ticket) = ticket.filter(|_| outcome.accepted + outcome.duplicates + outcome.dead_lettered > 0) {
+            ticket.durable().await.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
+            let hit = lakegate_env::hit_failpoint("ingest.before_ack");
+            hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
+        }
+        Ok(outcome)
+    }
+}
+
+fn read_batch_id<'a>(request: &BatchRequest<'a>) -> Result<&'a str, SubmitError> {
+    let refused = |code, message| invalid(code, "batch_id", message);
+    let text =
+        crate::wire::text("batch_id", request.batch_id).map_err(|refusal| refused(refusal.code, refusal.message))?;
+    if text.len() > MAX_BATCH_ID_BYTES {
+        let message = format!("batch_id has {} bytes; at most {MAX_BATCH_ID_BYTES} are taken", text.len());
+        return Err(refused(ReasonCode::TooLarge, message));
+    }
+    Ok(text)
+}
+
+fn invalid(code: ReasonCode, field: &str, message: String) -> SubmitError {
+    SubmitError::Invalid { code, field: field.to_owned(), message, errors: Vec::new() }
+}
+
+impl Inner {
+    /// Refuses before any work where there is no room for the request.
+    fn admit(&self, bytes: usize) -> Result<Permit<'_>, SubmitError> {
+        if let Some(reason) = self.closed_reason() {
+            return Err(SubmitError::Unavailable { message: reason });
+        }
+        let before = self.inflight.fetch_add(bytes, Ordering::Relaxed);
+        let permit = Permit { inflight: &self.inflight, bytes };
+        let taken = self.memtables.bytes() + before + bytes;
+        if taken > self.settings.memory_budget {
+            self.flush_wanted.notify_one();
+            let message = format!(
+                "{taken} bytes of rows and requests would be in memory, the budget is {} (ingestion.memory_budget); the lake is behind",
+                self.settings.memory_budget
+            );
+            return Err(SubmitError::OutOfRoom { what: "memory", message, retry_after_ms: 500 });
+        }
+        Ok(permit)
+    }
+
+    fn rules<'r>(&'r self, submission: &'r Submission, atomic: bool) -> Rules<'r> {
+        Rules {
+            streams: &self.streams,
+            tenant: submission.tenant.as_ref(),
+            source: source_name(submission.source),
+            received_us: self.clock.wall_us(),
+            id_base: self.next_id_base(),
+            payload_bytes_max: self.settings.payload_bytes_max,
+            atomic,
+        }
+    }
+
+    /// The whole request is given back; it is counted as rejected.
+    fn refuse_all(&self, submission: &Submission, rules: &Rules<'_>, mut shaped: Shaped<'_>) -> SubmitError {
+        for group in &mut shaped.groups {
+            group.few.clear();
+            group.keys.clear();
+            group.many = None;
+            group.tally.rejected += group.tally.accepted + group.tally.dead_lettered;
+            (group.tally.accepted, group.tally.dead_lettered, group.tally.bytes) = (0, 0, 0);
+        }
+        let errors = std::mem::take(&mut shaped.errors);
+        // Counted if there is room; the answer is the same.
+        let _ = self.append(submission, rules, "", &mut shaped);
+        let first = errors.first();
+        let (index, code) = first.map_or((0, ReasonCode::AtomicBatch), |error| (error.index, error.refusal.code));
+        let why = first.map_or_else(String::new, |error| error.refusal.message.clone());
+        let message = format!("nothing was stored: atomic was asked for and record {index} was refused: {why}");
+        SubmitError::Invalid { code, field: format!("records[{index}]"), message, errors }
+    }
+
+    /// Appends the request to the log and puts its rows into the memtables, under their locks: rows lie in offset
+    /// order, and no other request of these tables comes between the look for duplicates and the noting of keys.
+    fn append(
+        &self,
+        submission: &Submission,
+        rules: &Rules<'_>,
+        batch_id: &str,
+        shaped: &mut Shaped<'_>,
+    ) -> Result<Ticket, SubmitError> {
+        let mut rows = Vec::with_capacity(shaped.groups.len());
+        for group in &mut shaped.groups {
+            rows.push(group.take_rows().map_err(|error| SubmitError::Unavailable { message: error.to_string() })?);
+        }
+        let records = u32::try_from(shaped.total.received).unwrap_or(u32::MAX);
+        let batch =
+            (!batch_id.is_empty()).then(|| (self.batches.gate.lock(), batch_key(&self.batch_name(rules, batch_id))));
+        let units = tables_of(&rows);
+        let _consistent = self.balance_gate.read();
+        let mut guards: Vec<_> = units.iter().map(|unit| unit.memtable.lock()).collect();
+        match &batch {
+            Some((_, key)) if self.batches.window.contains(*key) => take_out_all(&mut rows, shaped),
+            _ => take_out_duplicates(&mut rows, shaped).map_err(|error| self.break_down(&error))?,
+        }
+        let has_rows = rows.iter().any(|group| !group.is_empty());
+        let header = FrameHeader {
+            has_body: has_rows,
+            source: submission.source as u8,
+            received_us: rules.received_us,
+            id_base: rules.id_base,
+            tenant: submission.tenant.clone(),
+            correlation_id: submission.correlation_id.clone().unwrap_or_default(),
+            batch_key: batch.as_ref().filter(|_| has_rows).map_or(0, |(_, key)| *key),
+            streams: frame_streams(shaped, &rows),
+            exceptions: if has_rows { sorted(std::mem::take(&mut shaped.exceptions)) } else { Vec::new() },
+        };
+        let head = header.encode();
+        let parts = [head, submission.body.clone()];
+        let parts = if has_rows { parts.as_slice() } else { parts.get(..1).unwrap_or_default() };
+        let ticket = self.log.append(records, parts).map_err(out_of_room)?;
+        self.note_keys(&rows, &header);
+        let span =
+            Span { first_offset: ticket.first_offset, next_offset: ticket.next_offset(), now_us: rules.received_us };
+        for group in rows.into_iter().filter(|group| !group.is_empty()) {
+            let at = units.iter().position(|unit| Arc::ptr_eq(unit, &group.stream.unit));
+            if let Some(guard) = at.and_then(|at| guards.get_mut(at)) {
+                group.push(guard, span).map_err(|error| self.break_down(&error))?;
+            }
+        }
+        drop(guards);
+        self.count(&header.streams, shaped);
+        Ok(ticket)
+    }
+
+    /// The name under which a request's own id is remembered: no tenant's meets another's.
+    fn batch_name(&self, rules: &Rules<'_>, batch_id: &str) -> String {
+        format!("{}/{batch_id}", rules.tenant.map_or("", |tenant| tenant.as_str()))
+    }
+
+    fn note_keys(&self, rows: &[ReadyRows<'_>], header: &FrameHeader) {
+        if header.batch_key != 0 {
+            self.batches.window.note(header.batch_key, header.received_us);
+            self.has_keys.store(true, Ordering::Relaxed);
+        }
+        for group in rows {
+            let Some(window) = &group.stream.window else { continue };
+            group.keys.iter().filter_map(|row| row.key).for_each(|key| window.note(key, header.received_us));
+            self.has_keys.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, streams: &[FrameStream], shaped: &Shaped<'_>) {
+        let mut balance = self.balance.lock();
+        for stream in streams {
+            balance.add(&stream.key, &stream.tally);
+        }
+        drop(balance);
+        for group in &shaped.groups {
+            group.stream.count_accepted(group.tally.accepted);
+        }
+    }
+}
+
+/// Takes out of `rows` what their streams have seen, or what comes twice in the request itself.
+fn take_out_duplicates(rows: &mut [ReadyRows<'_>], shaped: &mut Shaped<'_>) -> Result<(), arrow::error::ArrowError> {
+    for (group, ready) in rows.iter_mut().enumerate() {
+        let Some(window) = &ready.stream.window else { continue };
+        let mut own = hashbrown::HashSet::with_capacity(ready.keys.len());
+        let seen = |key: u128| window.contains(key) || !own.insert(key);
+        let flags: Vec<bool> = ready.keys.iter().map(|row| row.key).map(lift(seen)).collect();
+        if !flags.contains(&true) {
+            continue;
+        }
+        let duplicates = ready.keys.iter().zip(&flags).filter(|(_, flag)| **flag);
+        let duplicates: Vec<(u32, u64)> = duplicates.map(|(row, _)| (row.index, row.payload_bytes)).collect();
+        shaped.count_duplicates(group, &duplicates);
+        ready.take_out(&flags)?;
+    }
+    Ok(())
+}
+
+fn lift(mut seen: impl FnMut(u128) -> bool) -> impl FnMut(Option<u128>) -> bool {
+    move |key| key.is_some_and(&mut seen)
+}
+
+/// The same request was stored before: all of it is taken out.
+fn take_out_all(rows: &mut Vec<ReadyRows<'_>>, shaped: &mut Shaped<'_>) {
+    rows.clear();
+    shaped.errors.clear();
+    shaped.count_all_as_duplicates();
+}
+
+fn sorted(mut exceptions: Vec<Exception>) -> Vec<Exception> {
+    exceptions.sort_by_key(|exception| exception.index);
+    exceptions
+}
+
+fn frame_streams(shaped: &Shaped<'_>, rows: &[ReadyRows<'_>]) -> Vec<FrameStream> {
+    let keys_of =
+        |at: usize| rows.get(at).map_or_else(Vec::new, |ready| ready.keys.iter().filter_map(|row| row.key).collect());
+    let known = shaped.groups.iter().enumerate().map(|(at, group)| FrameStream {
+        key: group.stream.key.clone(),
+        fingerprint: group.stream.fingerprint,
+        tally: group.tally,
+        keys: keys_of(at),
+    });
+    let unroutable = shaped.unroutable.iter();
+    let unroutable = unroutable.map(|(key, tally)| FrameStream {
+        key: key.clone(),
+        fingerprint: 0,
+        tally: *tally,
+        keys: Vec::new(),
+    });
+    known.chain(unroutable).collect()
+}
+
+/// By which way a record came, as dead letters keep it.
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Grpc => "grpc",
+        Source::Internal => "internal",
+    }
+}
+
+fn out_of_room(error: AppendError) -> SubmitError {
+    let message = error.to_string();
+    match error {
+        AppendError::QuotaFull { .. } => SubmitError::OutOfRoom { what: "wal_quota", message, retry_after_ms: 2000 },
+        AppendError::OutOfRoom { .. } => SubmitError::OutOfRoom { what: "disk", message, retry_after_ms: 2000 },
+        AppendError::QueueFull { .. } => SubmitError::OutOfRoom { what: "queue", message, retry_after_ms: 100 },
+        AppendError::TooLarge { .. } => invalid(ReasonCode::TooLarge, "", message),
+        AppendError::NoRecords | AppendError::Stopped(_) => SubmitError::Unavailable { message },
+    }
+}
+
+impl Shaped<'_> {
+    /// Records of one group, each with its payload's bytes, turned out to be duplicates.
+    fn count_duplicates(&mut self, group: usize, records: &[(u32, u64)]) {
+        let (count, bytes) = (records.len() as u64, records.iter().map(|(_, bytes)| bytes).sum::<u64>());
+        if let Some(group) = self.groups.get_mut(group) {
+            group.tally.accepted -= count;
+            group.tally.duplicate += count;
+            group.tally.bytes -= bytes;
+        }
+        self.total.accepted -= count;
+        self.total.duplicate += count;
+        for (index, _) in records {
+            self.exceptions.push(Exception { index: *index, kind: ExceptionKind::Duplicate, reason: 0 });
+            if *index == 0 {
+                self.first_verdict = Some(Verdict::Duplicate);
+            }
+        }
+    }
+
+    fn count_all_as_duplicates(&mut self) {
+        let all = |tally: &mut lakegate_model::Tally| {
+            let received = tally.received;
+            *tally = lakegate_model::Tally { received, duplicate: received, ..lakegate_model::Tally::default() };
+        };
+        all(&mut self.total);
+        self.groups.iter_mut().for_each(|group| all(&mut group.tally));
+        self.unroutable.iter_mut().for_each(|(_, tally)| all(tally));
+        self.first_verdict = Some(Verdict::Duplicate);
+    }
+}

@@ -1,0 +1,326 @@
+//! Commits: data files, the log's absorbed position and new columns, at once and exactly once.
+//!
+//! A commit is one `(requirements, updates)` value. What it promises rests on three things that go into the table with
+//! the rows, in the same swap:
+//! - the commit's id, in the snapshot's summary and in a table property: an attempt whose answer was lost is looked for
+//!   before anything is tried again, and is found even when its snapshot has been expired;
+//! - the writer's epoch: a writer that finds a newer one is fenced off;
+//! - the absorbed position: a commit that does not follow on it is refused.
+//!
+//! Every commit makes a snapshot, one without files too, and asserts the snapshot before it. So any two commits of one
+//! table exclude each other, and what was read of the properties still holds when the swap is made.
+//! The snapshot's id follows from the commit's id: no catalog takes the same commit twice.
+
+mod attempt;
+mod merge;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lakegate_env::hit_failpoint;
+use lakegate_model::Position;
+use uuid::Uuid;
+
+use crate::catalog::{CatalogError, LoadedTable};
+use crate::error::{CommitError, LakeError};
+use crate::table::{Doubt, LakeTable, TableView};
+use crate::write::WrittenFile;
+
+use attempt::Attempt;
+pub(crate) use state::{LogKeys, LogState};
+
+/// The snapshot summary's key of the commit's id.
+pub(crate) const COMMIT_ID: &str = "lakegate.commit-id";
+
+/// Files and the position that they bring the table to.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// From [`LakeTable::write`]; may be empty.
+    pub files: Vec<WrittenFile>,
+    /// What the table will have absorbed.
+    pub position: Position,
+    /// What it must have absorbed before.
+    pub expected_next_offset: u64,
+    /// The same over all attempts of this commit, never used for another.
+    pub commit_id: Uuid,
+    /// Table properties to be set along with it.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What a commit came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitOutcome {
+    /// Its snapshot.
+    pub snapshot_id: i64,
+    /// Its place among the table's commits.
+    pub sequence_number: i64,
+    /// How many attempts this call made; 0 when the commit was found done.
+    pub attempts: u32,
+    /// Whether an answer was lost and the commit was found in the table.
+    pub resolved_unknown: bool,
+}
+
+/// How far one call of commit has come.
+struct Progress {
+    attempts: u32,
+    outcome_unknown: bool,
+    last: String,
+}
+
+enum Step {
+    Done(CommitOutcome),
+    Again,
+}
+
+impl LakeTable {
+    /// Commits. Tries again by itself after conflicts, lost answers and short absences of the catalog.
+    ///
+    /// # Errors
+    /// See [`CommitError`]; only [`CommitError::Unavailable`] is to be tried again, with the same commit.
+    pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, CommitError> {
+        let _turn = self.turn.lock().await;
+        self.check_commit(&commit)?;
+        let outcome_unknown = self.doubt().unknown == Some(commit.commit_id);
+        let mut progress = Progress { attempts: 0, outcome_unknown, last: String::new() };
+        let mut attempt = Attempt::new(self, &commit);
+        let limit = self.lake.options.commit_attempts.max(1);
+        let mut rounds = 0;
+        loop {
+            let step = self.try_once(&commit, &mut attempt, &mut progress).await;
+            rounds += 1;
+            match step {
+                Ok(Step::Done(outcome)) => {
+                    self.set_doubt(Doubt::default());
+                    return Ok(outcome);
+                }
+                Ok(Step::Again) if rounds >= limit => {
+                    self.set_doubt(Doubt {
+                        refresh: true,
+                        unknown: progress.outcome_unknown.then_some(commit.commit_id),
+                    });
+                    let Progress { attempts, outcome_unknown, last } = progress;
+                    return Err(CommitError::Unavailable {
+                        table: self.name().clone(),
+                        attempts,
+                        last,
+                        outcome_unknown,
+                    });
+                }
+                Ok(Step::Again) => self.wait_before(rounds).await,
+                Err(error) => {
+                    self.set_doubt(Doubt {
+                        refresh: true,
+                        unknown: progress.outcome_unknown.then_some(commit.commit_id),
+                    });
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn check_commit(&self, commit: &Commit) -> Result<(), CommitError> {
+        let invalid = |message: String| CommitError::Invalid { table: self.name().clone(), message };
+        let writer = &self.lake.options.writer;
+        if commit.position.log != writer.log || commit.position.partition != writer.partition {
+            return Err(invalid(format!(
+                "its position is of the log {}, partition {}",
+                commit.position.log, commit.position.partition
+            )));
+        }
+        if commit.position.next_offset < commit.expected_next_offset {
+            let (next, expected) = (commit.position.next_offset, commit.expected_next_offset);
+            return Err(invalid(format!("it goes back from offset {expected} to {next}")));
+        }
+        if let Some(key) = commit.properties.keys().find(|k| k.starts_with("lakegate.")) {
+            return Err(invalid(format!("the property {key} is the lake's own")));
+        }
+        Ok(())
+    }
+
+    async fn try_once(
+        &self,
+        commit: &Commit,
+        attempt: &mut Attempt,
+        progress: &mut Progress,
+    ) -> Result<Step, CommitError> {
+        let again = progress.attempts > 0 || self.doubt().refresh;
+        if again && let Err(error) = self.refresh_for().await? {
+            progress.last = error;
+            return Ok(Step::Again);
+        }
+        let mut base = self.view();
+        if let Some(done) = self.find_done(&base, commit, again, progress) {
+            return Ok(Step::Done(done));
+        }
+        if self.judge(&base, commit).is_err() && !again {
+            // What is known may be old: another process may have committed.
+            if let Err(error) = self.refresh_for().await? {
+                progress.last = error;
+                return Ok(Step::Again);
+            }
+            base = self.view();
+            if let Some(done) = self.find_done(&base, commit, true, progress) {
+                return Ok(Step::Done(done));
+            }
+        }
+        let state = self.judge(&base, commit)?;
+        progress.attempts += 1;
+        match self.upload(commit, attempt, &base, &state).await {
+            Ok(()) => self.swap(commit, attempt, progress).await,
+            Err(error) if error.is_retryable() => {
+                progress.last = error.to_string();
+                Ok(Step::Again)
+            }
+            Err(LakeError::Contract(message)) => Err(CommitError::StaleFiles { table: self.name().clone(), message }),
+            Err(error) => Err(CommitError::Invalid { table: self.name().clone(), message: error.to_string() }),
+        }
+    }
+
+    async fn upload(
+        &self,
+        commit: &Commit,
+        attempt: &mut Attempt,
+        base: &TableView,
+        state: &LogState,
+    ) -> Result<(), LakeError> {
+        self.failpoint("lake.commit.before")?;
+        attempt.prepare(self, commit, base, state).await?;
+        self.failpoint("lake.commit.after_upload")
+    }
+
+    fn failpoint(&self, name: &'static str) -> Result<(), LakeError> {
+        hit_failpoint(name).map_err(|e| CatalogError::Unavailable(format!("{name}: {e}")).into())
+    }
+
+    async fn swap(&self, commit: &Commit, attempt: &mut Attempt, progress: &mut Progress) -> Result<Step, CommitError> {
+        let (requirements, updates) = attempt.value();
+        let answer = self.lake.options.catalog.commit_table(self.ident(), requirements, updates).await;
+        let answer = match (answer, hit_failpoint("lake.commit.after_swap")) {
+            (Ok(_), Err(e)) => Err(CatalogError::Unknown(e.to_string())),
+            (answer, _) => answer,
+        };
+        match answer {
+            Ok(loaded) => Ok(Step::Done(self.settle(commit, attempt, loaded, progress.attempts))),
+            Err(error) => self.weigh(error, attempt, progress),
+        }
+    }
+
+    /// What an error says about the attempt.
+    fn weigh(&self, error: CatalogError, attempt: &mut Attempt, progress: &mut Progress) -> Result<Step, CommitError> {
+        progress.last = error.to_string();
+        match error {
+            CatalogError::Unknown(_) => {
+                progress.outcome_unknown = true;
+                attempt.keep_files();
+            }
+            // Nothing was changed, or the next look at the table says why.
+            CatalogError::Conflict(_) | CatalogError::Unavailable(_) | CatalogError::NotFound(_) => {}
+            CatalogError::AlreadyExists(message)
+            | CatalogError::NotEmpty(message)
+            | CatalogError::Rejected(message) => {
+                // An attempt before it may stand: then a look at the table must decide, not this answer.
+                if !progress.outcome_unknown {
+                    return Err(CommitError::Invalid { table: self.name().clone(), message });
+                }
+            }
+        }
+        Ok(Step::Again)
+    }
+
+    fn settle(&self, commit: &Commit, attempt: &mut Attempt, loaded: LoadedTable, attempts: u32) -> CommitOutcome {
+        let snapshot_id = snapshot_id_of(commit.commit_id);
+        let sequence_number = attempt.sequence_number();
+        self.retire(attempt.take_retired(), &loaded.metadata);
+        self.adopt(loaded, Some(attempt.take_manifests()));
+        CommitOutcome { snapshot_id, sequence_number, attempts, resolved_unknown: false }
+    }
+
+    /// Asks the catalog; the inner error is one to be tried again.
+    async fn refresh_for(&self) -> Result<Result<(), String>, CommitError> {
+        match self.refresh_inner().await {
+            Ok(view) if view.uuid() == self.uuid => Ok(Ok(())),
+            Ok(view) => Err(self.replaced(Some(view.uuid()))),
+            Err(LakeError::Catalog(CatalogError::NotFound(_))) => Err(self.replaced(None)),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    fn replaced(&self, found: Option<Uuid>) -> CommitError {
+        CommitError::TableReplaced { table: self.name().clone(), expected: self.uuid, found }
+    }
+
+    /// The commit, if the table has it already.
+    fn find_done(
+        &self,
+        base: &TableView,
+        commit: &Commit,
+        thorough: bool,
+        progress: &Progress,
+    ) -> Option<CommitOutcome> {
+        let keys = LogKeys::new(&self.lake.options.writer);
+        let by_property = base.properties().get(&keys.commit).is_some_and(|id| *id == commit.commit_id.to_string());
+        let is_done = by_property || (thorough && base.has_commit(commit.commit_id));
+        if !is_done {
+            return None;
+        }
+        let snapshot_id = snapshot_id_of(commit.commit_id);
+        let sequence_number = base
+            .metadata()
+            .snapshot_by_id(snapshot_id)
+            .map_or(base.metadata().last_sequence_number(), |s| s.sequence_number());
+        Some(CommitOutcome {
+            snapshot_id,
+            sequence_number,
+            attempts: progress.attempts,
+            resolved_unknown: progress.outcome_unknown,
+        })
+    }
+
+    /// Whether this writer may commit this, given what the table says of its log.
+    fn judge(&self, base: &TableView, commit: &Commit) -> Result<LogState, CommitError> {
+        let (table, writer) = (self.name().clone(), &self.lake.options.writer);
+        if let Some(foreign) = commit.files.iter().find(|f| f.table_uuid != base.uuid()) {
+            return Err(CommitError::TableReplaced { table, expected: foreign.table_uuid, found: Some(base.uuid()) });
+        }
+        let keys = LogKeys::new(writer);
+        let state = LogState::read(base.properties(), &keys)
+            .map_err(|message| CommitError::Invalid { table: table.clone(), message })?;
+        if let Some((epoch, instance)) = &state.epoch {
+            let newer = *epoch > writer.epoch || (*epoch == writer.epoch && *instance != writer.instance.to_string());
+            if newer {
+                let (log, found_instance) = (writer.log, instance.clone());
+                let (epoch, instance, found_epoch) = (writer.epoch, writer.instance, *epoch);
+                return Err(CommitError::Fenced { table, log, epoch, instance, found_epoch, found_instance });
+            }
+        }
+        let lost = state.absorbed.is_none() && (state.epoch.is_some() || base.has_snapshot_of(&keys));
+        if lost || state.absorbed.unwrap_or(0) != commit.expected_next_offset {
+            let found = if lost { None } else { Some(state.absorbed.unwrap_or(0)) };
+            return Err(CommitError::PositionMismatch {
+                table,
+                log: writer.log,
+                expected: commit.expected_next_offset,
+                found,
+            });
+        }
+        Ok(state)
+    }
+
+    /// Waits longer each time, by a random part, so that rivals do not meet again.
+    async fn wait_before(&self, round: u32) {
+        let ceiling_us = 5_000_u64.saturating_mul(1 << round.min(9));
+        let us = ceiling_us / 2 + self.lake.options.random.next_u64() % (ceiling_us / 2 + 1);
+        self.lake.options.pause.pause(Duration::from_micros(us)).await;
+    }
+}
+
+/// A commit's snapshot id: both halves of its id mixed, never negative. The multiplier (2^64 divided by the golden ratio)
+/// keeps ids apart that differ in both halves alike.
+pub(crate) fn snapshot_id_of(commit_id: Uuid) -> i64 {
+    let (high, low) = commit_id.as_u64_pair();
+    let mixed = high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low;
+    i64::try_from(mixed & 0x7fff_ffff_ffff_ffff).unwrap_or_default()
+}

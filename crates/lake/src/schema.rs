@@ -1,0 +1,222 @@
+//! From a stream's contract to an Iceberg table: schema, partitioning, sort order and properties; and what a table lacks
+//! of a contract.
+//!
+//! Columns of a contract that a table lacks are added as optional columns under new ids; a column that the contract no
+//! longer requires becomes optional; nothing is ever removed, renamed or made narrower.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use iceberg::TableCreation;
+use iceberg::spec::{
+    FormatVersion, MapType, NestedField, NestedFieldRef, NullOrder, PrimitiveType, Schema, SortDirection,
+    SortField as IcebergSortField, SortOrder, TableMetadata, Transform as IcebergTransform, Type, UnboundPartitionSpec,
+};
+use lakegate_model::{Column, ColumnType, Contract, Transform};
+
+use crate::error::LakeError;
+use crate::options::Compression;
+
+/// How many snapshots a table keeps; older ones are expired by the commits that go past it.
+pub(crate) const SNAPSHOTS_KEEP: &str = "lakegate.snapshots.keep";
+/// What [`SNAPSHOTS_KEEP`] is where a table does not say.
+pub(crate) const DEFAULT_SNAPSHOTS_KEEP: usize = 100;
+
+/// The creation of a contract's table.
+pub(crate) fn creation_of(
+    name: &str,
+    contract: &Contract,
+    compression: Compression,
+    target_file_bytes: u64,
+) -> Result<TableCreation, LakeError> {
+    let schema = schema_of(contract)?;
+    let spec = spec_of(contract, &schema)?;
+    let order = order_of(contract, &schema)?;
+    let creation = TableCreation::builder()
+        .name(name.to_owned())
+        .schema(schema)
+        .partition_spec(spec)
+        .sort_order_opt(order)
+        .properties(properties_of(compression, target_file_bytes))
+        .format_version(FormatVersion::V2);
+    Ok(creation.build())
+}
+
+fn schema_of(contract: &Contract) -> Result<Schema, LakeError> {
+    let mut next_id = i32::try_from(contract.columns.len()).unwrap_or(i32::MAX);
+    let mut fields: Vec<NestedFieldRef> = Vec::with_capacity(contract.columns.len());
+    for (id, column) in (1..).zip(&contract.columns) {
+        let field_type = type_of(column.column_type, &mut next_id);
+        fields.push(Arc::new(NestedField::new(id, &column.name, field_type, column.required)));
+    }
+    Schema::builder().with_fields(fields).build().map_err(LakeError::from_contract)
+}
+
+/// The Iceberg type; a nested type takes its ids from `last_id`.
+fn type_of(column_type: ColumnType, last_id: &mut i32) -> Type {
+    let mut take = || {
+        *last_id = last_id.saturating_add(1);
+        *last_id
+    };
+    Type::Primitive(match column_type {
+        ColumnType::Boolean => PrimitiveType::Boolean,
+        ColumnType::Int => PrimitiveType::Int,
+        ColumnType::Long => PrimitiveType::Long,
+        ColumnType::Float => PrimitiveType::Float,
+        ColumnType::Double => PrimitiveType::Double,
+        ColumnType::Decimal { precision, scale } => {
+            PrimitiveType::Decimal { precision: u32::from(precision), scale: u32::from(scale) }
+        }
+        ColumnType::Date => PrimitiveType::Date,
+        ColumnType::Timestamp => PrimitiveType::Timestamp,
+        ColumnType::Timestamptz => PrimitiveType::Timestamptz,
+        ColumnType::String | ColumnType::Json => PrimitiveType::String,
+        ColumnType::Binary => PrimitiveType::Binary,
+        ColumnType::StringMap => {
+            let text = || Type::Primitive(PrimitiveType::String);
+            return Type::Map(MapType::optional(take(), text(), take(), text()));
+        }
+    })
+}
+
+fn transform_of(transform: Transform) -> IcebergTransform {
+    match transform {
+        Transform::Identity => IcebergTransform::Identity,
+        Transform::Year => IcebergTransform::Year,
+        Transform::Month => IcebergTransform::Month,
+        Transform::Day => IcebergTransform::Day,
+        Transform::Hour => IcebergTransform::Hour,
+        Transform::Bucket(n) => IcebergTransform::Bucket(n),
+        Transform::Truncate(width) => IcebergTransform::Truncate(width),
+    }
+}
+
+/// A partition field's name, as other engines name them: `event_time_day`, `tenant_id`.
+fn partition_name(column: &str, transform: Transform) -> String {
+    match transform {
+        Transform::Identity => column.to_owned(),
+        Transform::Year => format!("{column}_year"),
+        Transform::Month => format!("{column}_month"),
+        Transform::Day => format!("{column}_day"),
+        Transform::Hour => format!("{column}_hour"),
+        Transform::Bucket(_) => format!("{column}_bucket"),
+        Transform::Truncate(_) => format!("{column}_trunc"),
+    }
+}
+
+fn spec_of(contract: &Contract, schema: &Schema) -> Result<UnboundPartitionSpec, LakeError> {
+    let mut builder = UnboundPartitionSpec::builder();
+    for field in &contract.partitions {
+        let id = field_id(schema, &field.column)?;
+        let name = partition_name(&field.column, field.transform);
+        builder =
+            builder.add_partition_field(id, name, transform_of(field.transform)).map_err(LakeError::from_contract)?;
+    }
+    Ok(builder.build())
+}
+
+fn order_of(contract: &Contract, schema: &Schema) -> Result<Option<SortOrder>, LakeError> {
+    if contract.sort.is_empty() {
+        return Ok(None);
+    }
+    let mut builder = SortOrder::builder();
+    for field in &contract.sort {
+        let (direction, null_order) = match field.descending {
+            false => (SortDirection::Ascending, NullOrder::First),
+            true => (SortDirection::Descending, NullOrder::Last),
+        };
+        let source_id = field_id(schema, &field.column)?;
+        builder.with_sort_field(
+            IcebergSortField::builder()
+                .source_id(source_id)
+                .transform(IcebergTransform::Identity)
+                .direction(direction)
+                .null_order(null_order)
+                .build(),
+        );
+    }
+    builder.build(schema).map(Some).map_err(LakeError::from_contract)
+}
+
+fn field_id(schema: &Schema, column: &str) -> Result<i32, LakeError> {
+    let missing =
+        || LakeError::Contract(format!("the column {column:?} is used for partitions or sorting and is not declared"));
+    schema.field_id_by_name(column).ok_or_else(missing)
+}
+
+fn properties_of(compression: Compression, target_file_bytes: u64) -> HashMap<String, String> {
+    [
+        ("write.format.default", "parquet".to_owned()),
+        ("write.parquet.compression-codec", compression.table_property().to_owned()),
+        ("write.target-file-size-bytes", target_file_bytes.to_string()),
+        ("write.metadata.delete-after-commit.enabled", "true".to_owned()),
+        ("write.metadata.previous-versions-max", "30".to_owned()),
+        (SNAPSHOTS_KEEP, DEFAULT_SNAPSHOTS_KEEP.to_string()),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect()
+}
+
+/// The schema that the table needs so that the contract's rows fit; none if it has it.
+pub(crate) fn missing_schema(metadata: &TableMetadata, contract: &Contract) -> Result<Option<Schema>, LakeError> {
+    let current = metadata.current_schema();
+    let mut last_id = metadata.last_column_id();
+    let mut fields: Vec<NestedFieldRef> = current.as_struct().fields().to_vec();
+    let mut changed = false;
+    for column in &contract.columns {
+        let place = fields.iter_mut().find(|f| f.name == column.name);
+        match place {
+            Some(field) => changed |= relax(field, column)?,
+            None => {
+                last_id = last_id.saturating_add(1);
+                let id = last_id;
+                let field_type = type_of(column.column_type, &mut last_id);
+                fields.push(Arc::new(NestedField::optional(id, &column.name, field_type)));
+                changed = true;
+            }
+        }
+    }
+    if !changed {
+        return Ok(None);
+    }
+    let schema = Schema::builder()
+        .with_fields(fields)
+        .with_identifier_field_ids(current.identifier_field_ids())
+        .build()
+        .map_err(LakeError::from_contract)?;
+    Ok(Some(schema))
+}
+
+/// Checks that the column's values fit the table's field, and makes the field optional where the contract is.
+fn relax(field: &mut NestedFieldRef, column: &Column) -> Result<bool, LakeError> {
+    if !fits(&field.field_type, column.column_type) {
+        return Err(LakeError::Contract(format!(
+            "the column {:?} is {} in the table and {} in the contract; declare it as the table has it, or under another name",
+            column.name,
+            field.field_type,
+            column.column_type.name(),
+        )));
+    }
+    if !field.required || column.required {
+        return Ok(false);
+    }
+    let mut relaxed = field.as_ref().clone();
+    relaxed.required = false;
+    *field = Arc::new(relaxed);
+    Ok(true)
+}
+
+/// Whether every value of the contract's type has a place in the table's type.
+fn fits(table: &Type, column: ColumnType) -> bool {
+    let Type::Primitive(table) = table else {
+        return matches!((table, column), (Type::Map(_), ColumnType::StringMap));
+    };
+    match (table, column) {
+        (PrimitiveType::Long, ColumnType::Int) | (PrimitiveType::Double, ColumnType::Float) => true,
+        (PrimitiveType::Decimal { precision, scale }, ColumnType::Decimal { precision: p, scale: s }) => {
+            *scale == u32::from(s) && *precision >= u32::from(p)
+        }
+        _ => matches!(type_of(column, &mut 0), Type::Primitive(same) if same == *table),
+    }
+}

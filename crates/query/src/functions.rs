@@ -1,0 +1,210 @@
+//! Functions whose result or work can be far larger than what they are given, with a bound.
+//!
+//! The engine counts the memory of sorts, joins and groups, not that of one call: `repeat('x', 2000000000)` takes its
+//! gigabytes, even while planning, before any limit is asked. Here such a call is refused from its arguments alone.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::kernels::length::length;
+use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit};
+use datafusion::common::{ExprSchema, Result as EngineResult};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+};
+
+use crate::error::QueryError;
+
+/// The most bytes that one call may make for one batch.
+const MAX_RESULT_BYTES: u128 = 64 * 1024 * 1024;
+/// The bytes of one value of an array, where it is not known.
+const VALUE_BYTES: u128 = 16;
+const DAY_NS: i64 = 86_400_000_000_000;
+
+/// The functions, with those that can blow up bounded.
+pub(crate) fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
+    functions
+        .into_iter()
+        .map(|f| if estimate_for(f.name()).is_some() { Arc::new(ScalarUDF::new_from_impl(Bounded(f))) } else { f })
+        .collect()
+}
+
+type Estimate = fn(&[ArrayRef]) -> Option<u128>;
+
+fn estimate_for(name: &str) -> Option<Estimate> {
+    match name {
+        "repeat" => Some(|args| total(&lengths(args.first()?)?, &numbers(args.get(1)?)?, |bytes, times| bytes * times)),
+        "lpad" | "rpad" => Some(|args| total(&numbers(args.get(1)?)?, &numbers(args.get(1)?)?, |chars, _| chars * 4)),
+        "concat" | "concat_ws" => Some(|args| Some(args.iter().map(|a| a.get_array_memory_size() as u128).sum())),
+        "replace" => Some(replaced),
+        // Not its result is large but its work: each byte of the one with each of the other.
+        "levenshtein" => {
+            Some(|args| total(&lengths(args.first()?)?, &lengths(args.get(1)?)?, |left, right| left * right / 16))
+        }
+        "array_repeat" => Some(|args| {
+            let each = args.first()?.get_array_memory_size() as u128 / (args.first()?.len().max(1) as u128);
+            let times: u128 = numbers(args.get(1)?)?.iter().flatten().map(amount).sum();
+            Some(times.saturating_mul(each.max(VALUE_BYTES)))
+        }),
+        "array_resize" => Some(|args| {
+            let values: u128 = numbers(args.get(1)?)?.iter().flatten().map(amount).sum();
+            Some(values.saturating_mul(VALUE_BYTES))
+        }),
+        "range" | "generate_series" => Some(series),
+        _ => None,
+    }
+}
+
+fn amount(value: i64) -> u128 {
+    u128::from(value.max(0).unsigned_abs())
+}
+
+fn numbers(array: &ArrayRef) -> Option<Int64Array> {
+    Some(cast(array, &DataType::Int64).ok()?.as_primitive_opt::<Int64Type>()?.clone())
+}
+
+fn lengths(array: &ArrayRef) -> Option<Int64Array> {
+    numbers(&length(array).ok()?)
+}
+
+fn total(left: &Int64Array, right: &Int64Array, each: fn(u128, u128) -> u128) -> Option<u128> {
+    Some(left.iter().zip(right).map(|(l, r)| each(amount(l.unwrap_or(0)), amount(r.unwrap_or(0)))).sum())
+}
+
+/// As if every byte of the text began a match of the searched text.
+fn replaced(args: &[ArrayRef]) -> Option<u128> {
+    let (texts, from, to) = (lengths(args.first()?)?, lengths(args.get(1)?)?, lengths(args.get(2)?)?);
+    let searched = from.iter().zip(&to);
+    let each = texts.iter().zip(searched).map(|(text, (from, to))| {
+        let (text, from, to) = (amount(text.unwrap_or(0)), amount(from.unwrap_or(0)).max(1), amount(to.unwrap_or(0)));
+        text + (text / from + 1) * to
+    });
+    Some(each.sum())
+}
+
+/// The values between start and stop in steps.
+fn series(args: &[ArrayRef]) -> Option<u128> {
+    let (start, stop) = match args {
+        [stop] => (None, ticks(stop)?),
+        [start, stop, ..] => (Some(ticks(start)?), ticks(stop)?),
+        [] => return None,
+    };
+    let step = args.get(2).map(ticks);
+    let mut values = 0_u128;
+    for row in 0..stop.len() {
+        let at = |array: &Int64Array| array.is_valid(row).then(|| array.value(row));
+        let from = start.as_ref().map_or(Some(0), at);
+        let step = step.as_ref().map_or(Some(1), |s| s.as_ref().and_then(at))?;
+        if let (Some(from), Some(to)) = (from, at(&stop)) {
+            values += u128::from(from.abs_diff(to)) / u128::from(step.unsigned_abs().max(1)) + 1;
+        }
+    }
+    Some(values.saturating_mul(VALUE_BYTES))
+}
+
+/// Whole numbers as they are; dates, times and intervals in nanoseconds.
+fn ticks(array: &ArrayRef) -> Option<Int64Array> {
+    match array.data_type() {
+        DataType::Date32 => {
+            Some(numbers(&cast(array, &DataType::Int32).ok()?)?.unary(|days| days.saturating_mul(DAY_NS)))
+        }
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            let steps = array.as_primitive_opt::<IntervalMonthDayNanoType>()?;
+            let step = |s: datafusion::arrow::datatypes::IntervalMonthDayNano| {
+                let days = i64::from(s.months).saturating_mul(28).saturating_add(i64::from(s.days));
+                days.saturating_mul(DAY_NS).saturating_add(s.nanoseconds)
+            };
+            Some(steps.unary(step))
+        }
+        _ => numbers(array),
+    }
+}
+
+/// A function that looks at its arguments first; in all else it is the function within.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Bounded(Arc<ScalarUDF>);
+
+impl ScalarUDFImpl for Bounded {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.0.aliases()
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> EngineResult<String> {
+        self.0.inner().schema_name(args)
+    }
+
+    fn signature(&self) -> &Signature {
+        self.0.signature()
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> EngineResult<DataType> {
+        self.0.inner().return_type(arg_types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> EngineResult<FieldRef> {
+        self.0.inner().return_field_from_args(args)
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let updated = self.0.inner().with_updated_config(config)?;
+        Some(ScalarUDF::new_from_impl(Self(Arc::new(updated))))
+    }
+
+    #[allow(deprecated, reason = "the function within may still answer by it")]
+    fn is_nullable(&self, args: &[Expr], schema: &dyn ExprSchema) -> bool {
+        self.0.inner().is_nullable(args, schema)
+    }
+
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> EngineResult<ExprSimplifyResult> {
+        self.0.inner().simplify(args, info)
+    }
+
+    fn short_circuits(&self) -> bool {
+        self.0.inner().short_circuits()
+    }
+
+    fn evaluate_bounds(&self, input: &[&Interval]) -> EngineResult<Interval> {
+        self.0.inner().evaluate_bounds(input)
+    }
+
+    fn output_ordering(&self, inputs: &[ExprProperties]) -> EngineResult<SortProperties> {
+        self.0.inner().output_ordering(inputs)
+    }
+
+    fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> EngineResult<bool> {
+        self.0.inner().preserves_lex_ordering(inputs)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> EngineResult<Vec<DataType>> {
+        self.0.inner().coerce_types(arg_types)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.0.documentation()
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let bytes = estimate_for(self.name()).and_then(|estimate| estimate(&arrays)).unwrap_or(0);
+        if bytes > MAX_RESULT_BYTES {
+            let (name, most) = (self.name(), MAX_RESULT_BYTES);
+            let why = format!("{name}() would make about {bytes} bytes for one batch of rows, the most is {most}");
+            return Err(QueryError::TooComplex(why).into());
+        }
+        self.0.inner().invoke_with_args(args)
+    }
+}

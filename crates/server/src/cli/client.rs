@@ -1,0 +1,127 @@
+//! The commands' way to a running server: HTTP, with errors that say what to do.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::exit::Exit;
+use super::output::plain;
+
+/// Which server.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerAddress {
+    /// The HTTP address of the server
+    #[arg(long, env = "LAKEGATE_URL", hide_env_values = true, default_value = "http://127.0.0.1:3001")]
+    pub(crate) url: String,
+}
+
+/// Why the server did not answer as wished.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// No server there.
+    #[error("no server at {url} ({reason}); start one with `lakegate serve`, or name another with --url")]
+    Away {
+        /// Where it was looked for.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// It refused.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// It broke off, or said something else than agreed.
+    #[error("the server's answer could not be read: {0}")]
+    Unreadable(String),
+    /// The address is not one.
+    #[error("{0:?} is not an address of a server; write \"http://127.0.0.1:3001\"")]
+    BadAddress(String),
+}
+
+impl ClientError {
+    /// How a command ends that meets this error.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Away { .. } | Self::Refused { status: 429 | 503, .. } => Exit::Temporary,
+            Self::Refused { .. } | Self::Unreadable(_) | Self::BadAddress(_) => Exit::Failure,
+        }
+    }
+}
+
+/// A connection to a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Client {
+    pub(crate) fn new(address: &ServerAddress) -> Result<Self, ClientError> {
+        let base = address.url.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            return Err(ClientError::BadAddress(address.url.clone()));
+        }
+        let http = reqwest::Client::builder()
+            // A proxy of the environment is for the internet; the server is on this machine or beside it.
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .user_agent(concat!("lakegate/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| ClientError::Unreadable(e.to_string()))?;
+        Ok(Self { http, base })
+    }
+
+    /// A JSON document.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, ClientError> {
+        let response = self.send(self.http.get(self.at(path)).header("accept", "application/json")).await?;
+        response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
+    }
+
+    /// An answer that is read piece by piece.
+    pub(crate) async fn stream(&self, path: &str, accept: &str) -> Result<reqwest::Response, ClientError> {
+        self.send(self.http.get(self.at(path)).header("accept", accept)).await
+    }
+
+    /// Runs a query; the answer is in the format that `accept` names.
+    pub(crate) async fn sql(&self, query: &str, accept: &str) -> Result<reqwest::Response, ClientError> {
+        let body = serde_json::json!({ "sql": query });
+        self.send(self.http.post(self.at("/api/sql")).header("accept", accept).json(&body)).await
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let response = request.send().await.map_err(|e| self.describe(&e))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        Err(ClientError::Refused { status: status.as_u16(), message: refusal(status, &text) })
+    }
+
+    fn describe(&self, error: &reqwest::Error) -> ClientError {
+        let mut reason: &dyn std::error::Error = error;
+        while let Some(deeper) = reason.source() {
+            reason = deeper;
+        }
+        ClientError::Away { url: self.base.clone(), reason: reason.to_string() }
+    }
+}
+
+/// What a problem document says, or the bare status where the body is none.
+fn refusal(status: reqwest::StatusCode, body: &str) -> String {
+    let problem: Value = serde_json::from_str(body).unwrap_or_default();
+    let member = |name: &str| problem.get(name).and_then(Value::as_str);
+    match member("detail").or_else(|| member("title")) {
+        Some(detail) => detail.lines().map(plain).collect::<Vec<_>>().join("\n"),
+        None => format!("the server answered {status}"),
+    }
+}

@@ -1,0 +1,214 @@
+//! What no single setting shows: settings that do not go together, and those that this version does not have.
+
+use std::net::IpAddr;
+
+use super::problem::Problem;
+use super::settings::{AuthMode, Settings};
+use super::units::{Period, Size};
+
+/// Finds every reason why these settings cannot be used.
+pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    check_listeners(settings, &mut problems);
+    check_auth(settings, &mut problems);
+    check_sizes(settings, &mut problems);
+    check_periods(settings, &mut problems);
+    check_storage(settings, &mut problems);
+    check_later(settings, &mut problems);
+    for (name, stream) in &settings.streams {
+        problems.extend(stream.check(name));
+    }
+    problems
+}
+
+/// What should be said at start although it stops nothing.
+pub(crate) fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !settings.storage.wal_enabled {
+        warnings.push(
+            "storage.wal_enabled is false: records are acknowledged before they are on disk; whatever is not yet \
+             committed to a table is LOST when this process ends unexpectedly"
+                .to_owned(),
+        );
+    }
+    if settings.auth.mode == AuthMode::None
+        && settings.auth.allow_anonymous_remote
+        && !is_loopback(&settings.ingestion.bind)
+    {
+        warnings.push(format!(
+            "authentication is off and the listeners bind to {}: everyone who reaches this address may read and write everything",
+            settings.ingestion.bind
+        ));
+    }
+    warnings
+}
+
+/// Whether an address is reached from this machine alone.
+pub(crate) fn is_loopback(bind: &str) -> bool {
+    bind.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) || bind == "localhost"
+}
+
+fn check_listeners(settings: &Settings, problems: &mut Vec<Problem>) {
+    let ingestion = &settings.ingestion;
+    if ingestion.bind != "localhost" && ingestion.bind.parse::<IpAddr>().is_err() {
+        let message = format!("{:?} is not an IP address; write \"127.0.0.1\", \"::1\" or \"0.0.0.0\"", ingestion.bind);
+        problems.push(Problem::new("ingestion.bind", message));
+    } else if settings.auth.mode == AuthMode::None
+        && !settings.auth.allow_anonymous_remote
+        && !is_loopback(&ingestion.bind)
+    {
+        let message = format!(
+            "{:?} is reached by other machines while authentication is off; bind to 127.0.0.1, or set \
+             auth.allow_anonymous_remote to true if everyone who reaches it may read and write everything",
+            ingestion.bind
+        );
+        problems.push(Problem::new("ingestion.bind", message));
+    }
+    if ingestion.port != 0 && ingestion.port == ingestion.http_port {
+        let message = format!("is {} like ingestion.port; the two listeners need different ports", ingestion.http_port);
+        problems.push(Problem::new("ingestion.http_port", message));
+    }
+    if settings.node.id.is_empty() || settings.node.id.len() > 128 || settings.node.id.chars().any(char::is_control) {
+        problems.push(Problem::new("node.id", "needs 1 to 128 printable characters"));
+    }
+    if settings.node.data_dir.is_empty() {
+        problems.push(Problem::new("node.data_dir", "is empty; write a folder, such as \"./data\""));
+    }
+}
+
+fn check_auth(settings: &Settings, problems: &mut Vec<Problem>) {
+    if settings.auth.mode == AuthMode::Required {
+        let message = "\"required\" is not in this version, and running open in its place would be wrong; set it to \
+                       \"none\" and keep the listeners on a loopback address";
+        problems.push(Problem::new("auth.mode", message));
+    }
+}
+
+fn check_sizes(settings: &Settings, problems: &mut Vec<Problem>) {
+    let ingestion = &settings.ingestion;
+    let wal = &settings.storage.wal;
+    let kib = Size::mib(1).bytes() / 1024;
+    let mut at_least = |path: &str, found: Size, least: u64, why: &str| {
+        if found.bytes() < least {
+            problems.push(Problem::new(path, format!("found {found}, expected at least {least} bytes{why}")));
+        }
+    };
+    at_least("ingestion.commit_bytes", ingestion.commit_bytes, 64 * kib, "");
+    at_least("ingestion.message_bytes_max", ingestion.message_bytes_max, kib, "");
+    at_least("ingestion.payload_bytes_max", ingestion.payload_bytes_max, 1, "");
+    at_least(
+        "ingestion.memory_budget",
+        ingestion.memory_budget,
+        4 * ingestion.message_bytes_max.bytes(),
+        ": four times ingestion.message_bytes_max",
+    );
+    at_least("storage.wal.segment_bytes", wal.segment_bytes, 64 * kib, "");
+    at_least(
+        "storage.wal.quota",
+        wal.quota,
+        2 * wal.segment_bytes.bytes(),
+        ": two segments of storage.wal.segment_bytes",
+    );
+    at_least("storage.target_file_bytes", settings.storage.target_file_bytes, 64 * kib, "");
+    at_least("limits.sql.memory", settings.limits.sql.memory, Size::mib(1).bytes(), "");
+    at_least("limits.sql.result_bytes_max", settings.limits.sql.result_bytes_max, kib, "");
+    at_least("limits.http.body_bytes_max", settings.limits.http.body_bytes_max, kib, "");
+    if ingestion.message_bytes_max.bytes() > u64::from(u32::MAX) / 2 {
+        let message = format!(
+            "found {}, expected at most 2GiB, the most that one request can frame",
+            ingestion.message_bytes_max
+        );
+        problems.push(Problem::new("ingestion.message_bytes_max", message));
+    }
+    if ingestion.batch_size > ingestion.batch_size_max {
+        let message = format!(
+            "found {}, more than ingestion.batch_size_max ({})",
+            ingestion.batch_size, ingestion.batch_size_max
+        );
+        problems.push(Problem::new("ingestion.batch_size", message));
+    }
+}
+
+fn check_periods(settings: &Settings, problems: &mut Vec<Problem>) {
+    let periods = [
+        ("ingestion.flush_interval", settings.ingestion.flush_interval),
+        ("limits.sql.timeout", settings.limits.sql.timeout),
+        ("limits.http.header_timeout", settings.limits.http.header_timeout),
+        ("limits.http.request_timeout", settings.limits.http.request_timeout),
+    ];
+    let least = Period::from_millis(10);
+    for (path, found) in periods {
+        if found < least {
+            problems.push(Problem::new(path, format!("found {found}, expected at least {least}")));
+        }
+    }
+}
+
+fn check_storage(settings: &Settings, problems: &mut Vec<Problem>) {
+    let warehouse = &settings.storage.warehouse;
+    if let Some((scheme, _)) = warehouse.split_once("://")
+        && scheme != "file"
+    {
+        let message = format!(
+            "a warehouse on {scheme}:// is not in this version; write a local folder, such as \"./data/warehouse\""
+        );
+        problems.push(Problem::new("storage.warehouse", message));
+    } else if warehouse.is_empty() {
+        problems.push(Problem::new("storage.warehouse", "is empty; write a folder, such as \"./data/warehouse\""));
+    }
+    let database = &settings.catalog.database;
+    if !database.starts_with("sqlite:") {
+        let scheme = database.split_once(':').map_or("a database of no scheme", |(scheme, _)| scheme);
+        let message = format!("{scheme} is not in this version; write \"sqlite://./data/catalog.db\"");
+        problems.push(Problem::new("catalog.database", message));
+    }
+    if settings.telemetry.otlp_endpoint.starts_with("https://") {
+        let message = "a collector behind TLS is not in this version; write \"http://host:4317\", or run a collector beside the server";
+        problems.push(Problem::new("telemetry.otlp_endpoint", message));
+    }
+    for (path, uri) in
+        [("catalog.uri", &settings.catalog.uri), ("telemetry.otlp_endpoint", &settings.telemetry.otlp_endpoint)]
+    {
+        let Some(problem) = uri_problem(uri) else { continue };
+        problems.push(Problem::new(path, problem));
+    }
+}
+
+/// What is wrong with an address of a service. Never repeats the address, which may hold a password.
+fn uri_problem(uri: &str) -> Option<&'static str> {
+    if uri.is_empty() {
+        return None;
+    }
+    let Some(rest) = uri.strip_prefix("http://").or_else(|| uri.strip_prefix("https://")) else {
+        return Some("is not an address; write \"http://host:port\" or \"https://host\"");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Some("has a user or password in the address, where it would be logged; use the setting for the token");
+    }
+    authority.is_empty().then_some("has no host; write \"http://host:port\"")
+}
+
+/// Sections that have names but nothing behind them in this version: used, they are refused rather than ignored.
+fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
+    let imports = &settings.imports;
+    let later = [
+        ("auth.api_keys", settings.auth.api_keys.is_empty(), "API keys are"),
+        ("auth.jwt", settings.auth.jwt.is_empty(), "bearer tokens are"),
+        ("imports.roots", imports.roots.is_empty(), "file imports are"),
+        ("imports.hosts", imports.hosts.is_empty(), "file imports are"),
+        ("imports.buckets", imports.buckets.is_empty(), "file imports are"),
+        ("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is"),
+        ("sinks", settings.sinks.0.is_empty(), "sinks are"),
+        ("routes", settings.routes.0.is_empty(), "routes are"),
+    ];
+    for (path, unused, subject) in later {
+        if !unused {
+            problems.push(Problem::new(path, format!("{subject} not in this version; remove the setting")));
+        }
+    }
+    let s3 = &settings.storage.s3;
+    if !s3.access_key.is_empty() || !s3.secret_key.is_empty() || !s3.endpoint.is_empty() {
+        problems.push(Problem::new("storage.s3", "an object store is not in this version; remove the setting"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Values that are never printed: a password shows as `********` wherever it is shown at all.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+/// What is shown in a secret's place.
+pub(crate) const MASK: &str = "********";
+
+/// A text that only [`Secret::reveal`] gives away.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "\"\"" } else { MASK })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(if self.is_empty() { "" } else { MASK })
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "password", "writeOnly": true })
+    }
+}
+
+/// A whole section that may hold secrets and is therefore shown by its size alone.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct SecretSection(Value);
+
+impl SecretSection {
+    pub(crate) fn list() -> Self {
+        Self(Value::Array(Vec::new()))
+    }
+
+    pub(crate) fn object() -> Self {
+        Self(Value::Object(serde_json::Map::new()))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.0 {
+            Value::Array(items) => items.is_empty(),
+            Value::Object(members) => members.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The schema of a list.
+    pub(crate) fn list_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "array", "writeOnly": true })
+    }
+
+    /// The schema of an object.
+    pub(crate) fn object_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "writeOnly": true })
+    }
+}
+
+impl fmt::Debug for SecretSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "empty" } else { MASK })
+    }
+}
+
+impl Serialize for SecretSection {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if self.is_empty() { self.0.serialize(s) } else { s.serialize_str(MASK) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s27_a_secret_shows_neither_when_debugged_nor_when_printed_as_json() {
+        let secret: Secret = serde_json::from_str("\"hunter2\"").unwrap();
+        assert_eq!(secret.reveal(), "hunter2");
+        assert!(!format!("{secret:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&secret).unwrap().contains("hunter2"));
+        let section: SecretSection = serde_json::from_str(r#"[{"key":"hunter2"}]"#).unwrap();
+        assert!(!format!("{section:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&section).unwrap().contains("hunter2"));
+    }
+}

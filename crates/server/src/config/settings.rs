@@ -1,0 +1,460 @@
+//! The settings: their names, their defaults, what they mean. The reference and the JSON Schema are made from this file.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::secret::{Secret, SecretSection};
+use super::stream::StreamSettings;
+use super::units::{Period, Size};
+
+/// Everything that can be set. Without a file all the defaults hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// A reference to the JSON Schema, for editors. Not looked at.
+    #[serde(rename = "$schema", skip_serializing_if = "String::is_empty")]
+    pub(crate) schema: String,
+    /// This process: its name and where it keeps its files.
+    pub(crate) node: Node,
+    /// The ways in: addresses, limits, and when a table is committed.
+    pub(crate) ingestion: Ingestion,
+    /// The write-ahead log and the files of the tables.
+    pub(crate) storage: Storage,
+    /// The Iceberg catalog that names the tables.
+    pub(crate) catalog: Catalog,
+    /// Who may do what.
+    pub(crate) auth: Auth,
+    /// Where files may be imported from.
+    pub(crate) imports: Imports,
+    /// Kafka topics to read.
+    pub(crate) kafka: Kafka,
+    /// Declared streams, by name. A stream that is not declared here gets the default columns.
+    pub(crate) streams: BTreeMap<String, StreamSettings>,
+    /// Databases and queues to feed.
+    #[schemars(schema_with = "SecretSection::object_schema")]
+    pub(crate) sinks: Sinks,
+    /// HTTP services to feed.
+    #[schemars(schema_with = "SecretSection::list_schema")]
+    pub(crate) routes: Routes,
+    /// Bounds on what clients may ask for, and on how long things may take.
+    pub(crate) limits: Limits,
+    /// Logs and traces.
+    pub(crate) telemetry: Telemetry,
+}
+
+/// This process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Node {
+    /// The name of this gateway, as logs, metrics and commits show it.
+    pub(crate) id: String,
+    /// The folder of everything that this process keeps. One process at a time may use it.
+    pub(crate) data_dir: String,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { id: "gw-1".into(), data_dir: "./data".into() }
+    }
+}
+
+/// The ways in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Ingestion {
+    /// The address that both listeners bind to. Any other than a loopback address is refused while `auth.mode` is
+    /// `none`, unless `auth.allow_anonymous_remote` is true.
+    pub(crate) bind: String,
+    /// The port for gRPC. 0 takes a free one.
+    pub(crate) port: u16,
+    /// The port for HTTP: SQL, catalog, metrics, health. 0 takes a free one.
+    pub(crate) http_port: u16,
+    /// The most gRPC connections at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) max_connections: u32,
+    /// The most records that one internal batch gathers before it is handed on.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) batch_size: u32,
+    /// The most records that one request may bring.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub(crate) batch_size_max: u32,
+    /// A table is committed when so much of it waits in memory, or when `flush_interval` is over.
+    pub(crate) commit_bytes: Size,
+    /// A table is committed when something has waited so long, or when `commit_bytes` are there.
+    pub(crate) flush_interval: Period,
+    /// The largest request, after decompression.
+    pub(crate) message_bytes_max: Size,
+    /// The largest payload of one record.
+    pub(crate) payload_bytes_max: Size,
+    /// The most that all memtables and requests in flight may take. Past it, new writes are told to come back later.
+    pub(crate) memory_budget: Size,
+    /// Whether a record may name a stream that is not declared under `streams`.
+    pub(crate) undeclared_streams: bool,
+}
+
+impl Default for Ingestion {
+    fn default() -> Self {
+        Self {
+            bind: "127.0.0.1".into(),
+            port: 8081,
+            http_port: 3001,
+            max_connections: 100,
+            batch_size: 1_000,
+            batch_size_max: 100_000,
+            commit_bytes: Size::mib(64),
+            flush_interval: Period::from_secs(5),
+            message_bytes_max: Size::mib(16),
+            payload_bytes_max: Size::mib(4),
+            memory_budget: Size::mib(512),
+            undeclared_streams: true,
+        }
+    }
+}
+
+/// The codec of Parquet files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CompressionType {
+    /// Fast, larger files.
+    Snappy,
+    /// Small files at a good speed.
+    Zstd,
+    /// Fastest.
+    Lz4,
+    /// For readers that know nothing better.
+    Gzip,
+    /// As they are.
+    None,
+}
+
+/// The write-ahead log and the files of the tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Storage {
+    /// Whether a record is on disk before it is acknowledged. `false` is faster and loses, when the process dies,
+    /// everything that is not yet committed to a table; it is said loudly at start, in `/health` and in the status.
+    pub(crate) wal_enabled: bool,
+    /// The codec of the Parquet files.
+    pub(crate) compression_type: CompressionType,
+    /// The folder of the tables. Follows `node.data_dir` while it is not set.
+    pub(crate) warehouse: String,
+    /// Parquet files aim at this size.
+    pub(crate) target_file_bytes: Size,
+    /// Writes are told to come back later when the disk of the log has less room than this.
+    pub(crate) min_free_disk: Size,
+    /// The write-ahead log.
+    pub(crate) wal: Wal,
+    /// The object store, for a warehouse of `s3://…`.
+    pub(crate) s3: S3,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            wal_enabled: true,
+            compression_type: CompressionType::Zstd,
+            warehouse: "./data/warehouse".into(),
+            target_file_bytes: Size::mib(128),
+            min_free_disk: Size::mib(256),
+            wal: Wal::default(),
+            s3: S3::default(),
+        }
+    }
+}
+
+/// The write-ahead log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Wal {
+    /// Its folder; empty: `wal` in `node.data_dir`. A disk of its own is faster.
+    pub(crate) dir: String,
+    /// The size of one segment file, allocated ahead.
+    pub(crate) segment_bytes: Size,
+    /// The most that all segments may take. Past it, new writes are told to come back later.
+    pub(crate) quota: Size,
+    /// Whether the log's thread asks the system for a real-time class, which keeps the time of a sync low on a busy
+    /// machine. Where the system does not permit it, the log runs without.
+    pub(crate) realtime: bool,
+}
+
+impl Default for Wal {
+    fn default() -> Self {
+        Self { dir: String::new(), segment_bytes: Size::mib(64), quota: Size::gib(8), realtime: true }
+    }
+}
+
+/// The object store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct S3 {
+    /// The address of the store; empty: that of the provider.
+    pub(crate) endpoint: String,
+    /// The region.
+    pub(crate) region: String,
+    /// The access key.
+    pub(crate) access_key: Secret,
+    /// The secret key.
+    pub(crate) secret_key: Secret,
+    /// Whether buckets are named in the path, as MinIO wants it.
+    pub(crate) path_style: bool,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            region: "us-east-1".into(),
+            access_key: Secret::default(),
+            secret_key: Secret::default(),
+            path_style: true,
+        }
+    }
+}
+
+/// The Iceberg catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Catalog {
+    /// The database of the embedded catalog. Follows `node.data_dir` while it is not set.
+    pub(crate) database: String,
+    /// The address of an Iceberg REST catalog. When set, it is used in place of the embedded one.
+    pub(crate) uri: String,
+    /// The bearer token for that catalog.
+    pub(crate) token: Secret,
+    /// The warehouse to ask that catalog for.
+    pub(crate) warehouse: String,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self {
+            database: "sqlite://./data/catalog.db".into(),
+            uri: String::new(),
+            token: Secret::default(),
+            warehouse: String::new(),
+        }
+    }
+}
+
+/// Whether requests need credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AuthMode {
+    /// Anyone who reaches the port may write and read; the tenant is what the request says.
+    None,
+    /// Every request needs credentials.
+    Required,
+}
+
+/// Who may do what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Auth {
+    /// Whether requests need credentials. `required` is not in this version: it is refused, not ignored.
+    pub(crate) mode: AuthMode,
+    /// Whether a listener may bind to an address that other machines reach while `mode` is `none`.
+    pub(crate) allow_anonymous_remote: bool,
+    /// API keys. Not in this version.
+    #[schemars(schema_with = "SecretSection::list_schema")]
+    pub(crate) api_keys: SecretSection,
+    /// How bearer tokens are checked. Not in this version.
+    #[schemars(schema_with = "SecretSection::object_schema")]
+    pub(crate) jwt: SecretSection,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::None,
+            allow_anonymous_remote: false,
+            api_keys: SecretSection::list(),
+            jwt: SecretSection::object(),
+        }
+    }
+}
+
+/// Where files may be imported from. Imports are not in this version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Imports {
+    /// Folders.
+    pub(crate) roots: Vec<String>,
+    /// Hosts.
+    pub(crate) hosts: Vec<String>,
+    /// Buckets.
+    pub(crate) buckets: Vec<String>,
+}
+
+/// Kafka topics to read. The Kafka source is not in this version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Kafka {
+    /// One entry for each topic.
+    #[schemars(schema_with = "SecretSection::list_schema")]
+    pub(crate) sources: SecretSection,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self { sources: SecretSection::list() }
+    }
+}
+
+/// Databases and queues to feed. Not in this version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Sinks(pub(crate) SecretSection);
+
+impl Default for Sinks {
+    fn default() -> Self {
+        Self(SecretSection::object())
+    }
+}
+
+/// HTTP services to feed. Not in this version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Routes(pub(crate) SecretSection);
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self(SecretSection::list())
+    }
+}
+
+/// Bounds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// Queries.
+    pub(crate) sql: SqlLimits,
+    /// The HTTP listener.
+    pub(crate) http: HttpLimits,
+    /// How long a stop may take: requests in flight end, memory is committed. What is left then stays in the log.
+    pub(crate) drain_timeout: Period,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sql: SqlLimits::default(), http: HttpLimits::default(), drain_timeout: Period::from_secs(30) }
+    }
+}
+
+/// Bounds of queries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SqlLimits {
+    /// The longest that a query may run.
+    pub(crate) timeout: Period,
+    /// The most rows that a query may return.
+    #[schemars(range(min = 1))]
+    pub(crate) rows: u64,
+    /// The most bytes that a query may return.
+    pub(crate) result_bytes_max: Size,
+    /// The most memory that all running queries may take together.
+    pub(crate) memory: Size,
+    /// The most queries at once.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(crate) concurrent: u32,
+}
+
+impl Default for SqlLimits {
+    fn default() -> Self {
+        Self {
+            timeout: Period::from_secs(60),
+            rows: 1_000_000,
+            result_bytes_max: Size::mib(512),
+            memory: Size::mib(512),
+            concurrent: 16,
+        }
+    }
+}
+
+/// Bounds of the HTTP listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HttpLimits {
+    /// The most connections at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) connections: u32,
+    /// The largest request body.
+    pub(crate) body_bytes_max: Size,
+    /// How long a client may take to send its headers.
+    pub(crate) header_timeout: Period,
+    /// How long a request may take to be answered. Queries have `limits.sql.timeout` of their own.
+    pub(crate) request_timeout: Period,
+    /// Names under which browsers may reach this server, besides `localhost` and the bound address: a request with
+    /// another `Host` is refused, so that a web page cannot reach it by a name of its own.
+    pub(crate) hosts: Vec<String>,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1_024,
+            body_bytes_max: Size::mib(16),
+            header_timeout: Period::from_secs(10),
+            request_timeout: Period::from_secs(60),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// The notation of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The least important message that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogLevel {
+    /// What stopped working.
+    Error,
+    /// What may stop working.
+    Warn,
+    /// What happened.
+    Info,
+    /// What was decided on the way.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Telemetry {
+    /// The notation of log lines. They go to the standard error.
+    pub(crate) log_format: LogFormat,
+    /// The least important message that is logged.
+    pub(crate) log_level: LogLevel,
+    /// The address of an OpenTelemetry collector (OTLP over gRPC), such as `http://localhost:4317`; empty: no traces.
+    pub(crate) otlp_endpoint: String,
+    /// The name under which traces appear.
+    pub(crate) service_name: String,
+    /// The share of traces that is sent, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(crate) trace_ratio: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log_format: LogFormat::Auto,
+            log_level: LogLevel::Info,
+            otlp_endpoint: String::new(),
+            service_name: "lakegate".into(),
+            trace_ratio: 0.1,
+        }
+    }
+}

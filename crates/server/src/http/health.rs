@@ -1,0 +1,134 @@
+//! Is it alive, is it ready, is it well: `GET /livez`, `/readyz`, `/health`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use lakegate_ingest::{ComponentHealth, HealthState};
+use serde_json::{Map, Value, json};
+
+use super::App;
+use super::time::rfc3339;
+use crate::cli::VERSION;
+
+/// How the whole is: as its worst part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Overall {
+    Healthy,
+    Degraded,
+    Unhealthy,
+}
+
+impl Overall {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+
+    fn of(state: HealthState) -> Self {
+        match state {
+            HealthState::Healthy => Self::Healthy,
+            HealthState::Degraded => Self::Degraded,
+            HealthState::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+/// The gate's components, and what only the process as a whole can know.
+fn components(app: &App) -> Vec<(ComponentHealth, f64)> {
+    let started = Instant::now();
+    let mut found = app.gate.health();
+    let gate_ms = started.elapsed().as_secs_f64() * 1e3;
+    if !app.config.settings.storage.wal_enabled {
+        found.push(ComponentHealth {
+            name: "durability",
+            state: HealthState::Degraded,
+            message: "storage.wal_enabled is false: what is acknowledged and not yet committed is lost when this process dies".into(),
+        });
+    }
+    let mut timed: Vec<_> = found.into_iter().map(|component| (component, gate_ms)).collect();
+    let started = Instant::now();
+    let disk = disk_health(app);
+    timed.push((disk, started.elapsed().as_secs_f64() * 1e3));
+    timed
+}
+
+fn disk_health(app: &App) -> ComponentHealth {
+    let least = app.config.settings.storage.min_free_disk.bytes();
+    let (state, message) = match rustix::fs::statvfs(app.config.data_dir()) {
+        Ok(fs) => {
+            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+            if free < least {
+                (HealthState::Degraded, format!("{free} bytes are free, fewer than storage.min_free_disk ({least})"))
+            } else {
+                (HealthState::Healthy, String::new())
+            }
+        }
+        Err(e) => (HealthState::Degraded, format!("the room on the disk cannot be told: {e}")),
+    };
+    ComponentHealth { name: "disk", state, message }
+}
+
+/// How the whole is.
+pub(crate) fn overall(app: &App) -> Overall {
+    worst(components(app).iter().map(|(component, _)| component))
+}
+
+fn worst<'a>(components: impl Iterator<Item = &'a ComponentHealth>) -> Overall {
+    components.map(|c| Overall::of(c.state)).max().unwrap_or(Overall::Healthy)
+}
+
+/// `GET /health`: 200 while healthy or degraded, 503 when unhealthy.
+pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
+    let components = components(&app);
+    let overall = worst(components.iter().map(|(component, _)| component));
+    let gate = app.gate.status(None, None);
+    let failed = gate.totals.rejected + gate.totals.dead_lettered;
+    #[allow(clippy::cast_precision_loss, reason = "a share for people")]
+    let error_rate = failed as f64 / gate.totals.received.max(1) as f64;
+    let services: Map<String, Value> = components
+        .iter()
+        .map(|(c, ms)| {
+            let error = if c.message.is_empty() { Value::Null } else { c.message.clone().into() };
+            (c.name.to_owned(), json!({ "status": Overall::of(c.state).as_str(), "latencyMs": ms, "error": error }))
+        })
+        .collect();
+    let body = json!({
+        "status": overall.as_str(),
+        "version": VERSION,
+        "node": app.config.settings.node.id,
+        "uptimeSeconds": app.started.elapsed().as_secs(),
+        "ready": app.readiness.reason().is_none(),
+        "services": services,
+        "metrics": {
+            "eventsPerSecond": gate.rate_1m.max(0.0),
+            "activeConnections": app.connections(),
+            "errorRate": error_rate,
+        },
+        "timestamp": rfc3339(app.clock.wall_us()),
+    });
+    let status = if overall == Overall::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(body)).into_response()
+}
+
+/// `GET /livez`: the process answers.
+pub(crate) async fn live() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: records may be sent here now; else why not.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let mut reasons: Vec<String> = app.readiness.reason().into_iter().map(str::to_owned).collect();
+    let failing = app.gate.health().into_iter().filter(|c| c.state == HealthState::Unhealthy);
+    reasons.extend(failing.map(|c| format!("{}: {}", c.name, c.message)));
+    if reasons.is_empty() {
+        return Json(json!({ "ready": true })).into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "reasons": reasons }))).into_response()
+}

@@ -1,0 +1,137 @@
+//! The HTTP listener: health, figures, SQL, status, audit, feeds, and the Iceberg catalog.
+//!
+//! Promises: every error is a problem document with the request's correlation id; bodies, headers, connections and
+//! time are bounded. Refuses: rules about records and tables; a handler decodes, calls another room, encodes.
+
+mod audit;
+mod feeds;
+mod health;
+mod iceberg_catalog;
+mod listener;
+mod metrics;
+mod problem;
+mod request;
+mod sql;
+mod status;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{delete, get, post};
+use axum::{Json, Router, middleware};
+use lakegate_env::Clock;
+use lakegate_ingest::Gate;
+use lakegate_lake::{EmbeddedCatalog, Lake};
+use lakegate_log::Log;
+use lakegate_memtable::Memtables;
+use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::cli::VERSION;
+use crate::config::{Config, is_loopback};
+use request::KnownHosts;
+
+pub(crate) use listener::{ConnectionLimits, serve};
+
+/// Why records may not be sent here at the moment, if so.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness(Mutex<Option<&'static str>>);
+
+impl Readiness {
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        *self.0.lock()
+    }
+
+    pub(crate) fn set(&self, reason: Option<&'static str>) {
+        *self.0.lock() = reason;
+    }
+}
+
+/// All that the handlers call.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) gate: Gate,
+    pub(crate) log: Log,
+    pub(crate) lake: Lake,
+    pub(crate) memtables: Arc<Memtables>,
+    pub(crate) engine: lakegate_query::QueryEngine,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) started: Instant,
+    pub(crate) readiness: Readiness,
+    pub(crate) open_connections: Arc<AtomicUsize>,
+}
+
+impl App {
+    /// How many HTTP connections are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.open_connections.load(Ordering::Relaxed)
+    }
+}
+
+/// All paths. `catalog` is the embedded catalog, where it is the one in use.
+pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Router {
+    let limits = &app.config.settings.limits;
+    let body_bytes_max = limits.http.body_bytes_max.as_usize();
+    let bind = app.config.settings.ingestion.bind.as_str();
+    let hosts = KnownHosts {
+        checked: is_loopback(bind) || !limits.http.hosts.is_empty(),
+        names: Arc::from(limits.http.hosts.clone()),
+    };
+    let time_limit = limits.http.request_timeout.get();
+    let mut quick = Router::new()
+        .route("/", get(index))
+        .route("/health", get(health::get))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::get))
+        .route("/api/status", get(status::get))
+        .with_state(app.clone());
+    if let Some(catalog) = catalog {
+        quick = quick.merge(iceberg_catalog::router(catalog));
+    }
+    let quick = quick.layer(middleware::from_fn_with_state(time_limit, request::limit_time));
+    // Queries have a time limit of their own, and feeds none: they end when the client leaves.
+    let long = Router::new()
+        .route("/api/sql", post(sql::run).get(sql::list))
+        .route("/api/sql/{id}", delete(sql::cancel))
+        .route("/api/audit", get(audit::get))
+        .route("/api/feeds/{stream}", get(feeds::get))
+        .with_state(app);
+    wrap(quick.merge(long), hosts, body_bytes_max)
+}
+
+/// What every request passes, outermost last.
+fn wrap(router: Router, hosts: KnownHosts, body_bytes_max: usize) -> Router {
+    router
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(middleware::from_fn_with_state(hosts, request::check_host))
+        .layer(middleware::from_fn(problem::as_problems))
+        .layer(middleware::from_fn(request::correlate))
+}
+
+/// `GET /`: what there is.
+async fn index() -> Json<Value> {
+    Json(json!({
+        "name": "lakegate",
+        "version": VERSION,
+        "paths": {
+            "GET /health": "how it is, part by part",
+            "GET /livez": "whether the process answers",
+            "GET /readyz": "whether records may be sent here now",
+            "GET /metrics": "figures; Prometheus text for those who accept text/plain",
+            "GET /api/status": "what came in and how far the lake is, per stream",
+            "GET /api/audit": "whether everything that came in adds up to what is there",
+            "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
+            "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
+            "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET",
+            "/iceberg/v1/config": "the Iceberg REST catalog",
+        }
+    }))
+}

@@ -1,0 +1,159 @@
+//! What every request passes: a correlation id, a trace, a look at the host it was sent to, and a time limit.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use opentelemetry::propagation::Extractor;
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use uuid::Uuid;
+
+use super::problem::Problem;
+
+/// The header that carries the correlation id, both ways.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest correlation id that is taken over from a client.
+const ID_BYTES_MAX: usize = 128;
+
+/// What ties a request to its logs, its trace and its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct CorrelationId(Arc<str>);
+
+impl CorrelationId {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The client's own id, else that of its trace, else a new one.
+    fn of(headers: &HeaderMap) -> Self {
+        let own = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).filter(|id| is_usable(id));
+        let trace = || {
+            headers.get("traceparent")?.to_str().ok()?.split('-').nth(1).filter(|id| id.len() == 32 && is_usable(id))
+        };
+        match own.or_else(trace) {
+            Some(id) => Self(Arc::from(id)),
+            None => Self(Arc::from(Uuid::now_v7().to_string())),
+        }
+    }
+}
+
+/// Ids go into paths, logs and answers, so that only plain characters are let in.
+fn is_usable(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= ID_BYTES_MAX
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|v| v.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+/// Middleware: gives the request its id and its span, and records how long it took.
+pub(crate) async fn correlate(mut request: Request, next: Next) -> Response {
+    let id = CorrelationId::of(request.headers());
+    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |p| p.as_str().to_owned());
+    let method = request.method().clone();
+    let span = tracing::info_span!("http", correlation_id = id.as_str(), method = %method, route = %route);
+    let parent = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
+    // Without a collector the span is not exported and takes no parent; that is no error of the request's.
+    let _ = span.set_parent(parent);
+    request.extensions_mut().insert(id.clone());
+    let started = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    metrics::histogram!("lakegate_http_request_seconds", "method" => known(&method), "route" => route, "status" => status.to_string())
+        .record(started.elapsed().as_secs_f64());
+    span.in_scope(|| {
+        if status >= 500 && status != 503 {
+            tracing::warn!(status, "a request failed");
+        } else {
+            tracing::debug!(status, "a request was answered");
+        }
+    });
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// The method's name; one word for all that a client may have made up, so that it cannot make figures without end.
+fn known(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Under which names browsers may reach this server.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownHosts {
+    /// Whether names are looked at at all. A server that is open to other machines and names no hosts does not.
+    pub(crate) checked: bool,
+    /// The names, besides `localhost` and addresses.
+    pub(crate) names: Arc<[String]>,
+}
+
+impl KnownHosts {
+    /// Whether a `host` or `host:port` is ours. An address is: a page that rebinds its own name cannot send one.
+    fn knows(&self, authority: &str) -> bool {
+        let authority = authority.to_ascii_lowercase();
+        let host = match authority.strip_prefix('[') {
+            Some(v6) => v6.split(']').next().unwrap_or_default(),
+            None => authority.split(':').next().unwrap_or_default(),
+        };
+        let local = host == "localhost" || host.parse::<IpAddr>().is_ok();
+        local || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+}
+
+/// Middleware: refuses requests that a web page sends under a name of its own (DNS rebinding), or to us from elsewhere.
+pub(crate) async fn check_host(State(known): State<KnownHosts>, request: Request, next: Next) -> Response {
+    if !known.checked {
+        return next.run(request).await;
+    }
+    let header = request.headers().get(HOST).and_then(|v| v.to_str().ok());
+    let authority = request.uri().authority().map(|a| a.as_str()).or(header).unwrap_or_default();
+    if !known.knows(authority) {
+        let detail = "this server is not reached by this host name; use localhost or an address, or add the name to limits.http.hosts";
+        return Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", detail).into_response();
+    }
+    if let Some(origin) = request.headers().get(ORIGIN) {
+        let host = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, authority)| authority);
+        if !host.is_some_and(|authority| known.knows(authority)) {
+            let detail = "pages of other origins may not use this server; add the page's host to limits.http.hosts if it is yours";
+            return Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail).into_response();
+        }
+    }
+    next.run(request).await
+}
+
+/// Middleware: ends a request that takes too long.
+pub(crate) async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail = format!("the request took longer than {} ms (limits.http.request_timeout)", limit.as_millis());
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).retry_after(1).into_response()
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `GET /api/status`: what came in and what became of it, per stream; the same figures as gRPC's `GetIngestionStatus`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use lakegate_ingest::StreamStatus;
+use lakegate_model::{StreamName, TenantId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::problem::Problem;
+use super::time::rfc3339;
+use crate::cli::VERSION;
+
+/// Which streams.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Asked {
+    tenant: Option<String>,
+    stream: Option<String>,
+}
+
+pub(crate) async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>) -> Result<Json<Value>, Problem> {
+    let wrong = |e: lakegate_model::NameError| Problem::new(StatusCode::BAD_REQUEST, "invalid_name", e.to_string());
+    let tenant = asked.tenant.as_deref().map(TenantId::new).transpose().map_err(wrong)?;
+    let stream = asked.stream.as_deref().map(StreamName::new).transpose().map_err(wrong)?;
+    let gate = app.gate.status(tenant.as_ref(), stream.as_ref());
+    let log = app.log.status();
+    let totals = &gate.totals;
+    Ok(Json(json!({
+        "node": app.config.settings.node.id,
+        "version": VERSION,
+        "uptime_seconds": app.started.elapsed().as_secs(),
+        "health": super::health::overall(&app).as_str(),
+        "wal": {
+            "enabled": app.config.settings.storage.wal_enabled,
+            "id": log.id.to_string(),
+            "epoch": log.epoch,
+            "bytes": log.bytes,
+            "quota_bytes": log.quota_bytes,
+            "segments": log.segments,
+            "first_offset": log.first_offset,
+            "next_offset": log.next_offset,
+            "durable_offset": log.durable_offset,
+            "last_sync_us": log.last_sync_us,
+        },
+        "memory": {
+            "memtable_bytes": gate.memtable_bytes,
+            "inflight_bytes": gate.inflight_bytes,
+            "budget_bytes": gate.memory_budget,
+        },
+        "totals": {
+            "received": totals.received,
+            "accepted": totals.accepted,
+            "duplicates": totals.duplicate,
+            "rejected": totals.rejected,
+            "dead_lettered": totals.dead_lettered,
+            "bytes": totals.bytes,
+            "rate_1m": gate.rate_1m.max(0.0),
+        },
+        "streams": gate.streams.iter().map(stream_json).collect::<Vec<_>>(),
+    })))
+}
+
+fn stream_json(stream: &StreamStatus) -> Value {
+    let tally = &stream.tally;
+    json!({
+        "tenant": stream.key.tenant,
+        "stream": stream.key.stream,
+        "table": stream.table.to_string(),
+        "received": tally.received,
+        "accepted": tally.accepted,
+        "duplicates": tally.duplicate,
+        "rejected": tally.rejected,
+        "dead_lettered": tally.dead_lettered,
+        "bytes": tally.bytes,
+        "rate_1m": stream.rate_1m,
+        "memtable_records": stream.memtable_records,
+        "memtable_bytes": stream.memtable_bytes,
+        "durable_offset": stream.durable_offset,
+        "absorbed_offset": stream.absorbed_offset,
+        "lag_records": stream.lag_records,
+        "lag_seconds": stream.lag_seconds,
+        // As text: a snapshot's id has 63 bits, and many readers of JSON keep 53.
+        "snapshot_id": stream.snapshot_id.map(|id| id.to_string()),
+        "last_commit": stream.last_commit_us.map(rfc3339),
+        "seconds_since_commit": stream.seconds_since_commit,
+        "last_error": stream.last_error,
+    })
+}

@@ -1,0 +1,242 @@
+//! Runs what is open until a signal comes, then closes it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use lakegate_ingest::Gate;
+use lakegate_log::{Log, LogHealth};
+use lakegate_sources::grpc::{GrpcLimits, GrpcOptions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::open::{Opened, open};
+use super::{ServeError, queries, upkeep};
+use crate::cli::VERSION;
+use crate::config::Config;
+use crate::http::{self, App, ConnectionLimits, Readiness};
+use crate::telemetry;
+
+/// Time between "not ready" and "takes no more", so that a balancer that asks every second stops sending in between.
+const NOTICE: Duration = Duration::from_millis(250);
+
+/// The ports, bound.
+struct Listeners {
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, ServeError> {
+        let ingestion = &config.settings.ingestion;
+        let ip = ingestion.bind.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let bind = |port, setting, flag| async move {
+            let address = SocketAddr::new(ip, port);
+            TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, setting, flag, source })
+        };
+        Ok(Self {
+            grpc: bind(ingestion.port, "ingestion.port", "--port").await?,
+            http: bind(ingestion.http_port, "ingestion.http_port", "--http-port").await?,
+        })
+    }
+
+    /// The addresses as they came to be, where port 0 was asked for.
+    fn addresses(&self) -> Result<(SocketAddr, SocketAddr), ServeError> {
+        let unknown = |e: std::io::Error| ServeError::Broken(format!("a listener has no address: {e}"));
+        Ok((self.grpc.local_addr().map_err(unknown)?, self.http.local_addr().map_err(unknown)?))
+    }
+}
+
+/// Two signals: the first asks for an end in order, the second for one at once.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, ServeError> {
+        let listen = |kind| signal(kind).map_err(ServeError::Runtime);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+pub(super) async fn run(config: Config) -> Result<(), ServeError> {
+    let started = Instant::now();
+    let telemetry = telemetry::start(&config.settings.telemetry, &config.settings.node.id)
+        .map_err(|e| ServeError::Telemetry(e.to_string()))?;
+    let metrics = telemetry::metrics::install().map_err(|e| ServeError::Telemetry(e.to_string()))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut signals = Signals::listen()?;
+    let listeners = Listeners::bind(&config).await?;
+    let (grpc_address, http_address) = listeners.addresses()?;
+    let opened = tokio::select! {
+        opened = open(&config) => opened?,
+        _ = signals.next() => return Ok(()),
+    };
+    let Opened { clock, log, lake, memtables, gate, catalog, lock } = opened;
+    let engine = queries::open(&config, &lake, memtables.clone())?;
+    let app = Arc::new(App {
+        clock,
+        gate: gate.clone(),
+        log: log.clone(),
+        lake,
+        memtables,
+        engine,
+        metrics,
+        started,
+        readiness: Readiness::default(),
+        open_connections: Arc::new(AtomicUsize::new(0)),
+        config: config.clone(),
+    });
+    let stop = CancellationToken::new();
+    let mut parts = Parts::start(&app, catalog, listeners, &stop);
+    banner(&config, grpc_address, http_address, started);
+
+    let broken = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "ending");
+            None
+        }
+        why = parts.broken(&log) => Some(why),
+    };
+    let ended = tokio::select! {
+        () = close(&app, parts, &stop) => Ok(()),
+        _ = signals.next() => Err(ServeError::Interrupted),
+    };
+    telemetry.close();
+    drop(lock);
+    match broken {
+        Some(why) => Err(ServeError::Broken(why)),
+        None => ended,
+    }
+}
+
+/// The tasks that make up the running server.
+struct Parts {
+    flushing: tokio::task::JoinHandle<()>,
+    grpc: tokio::task::JoinHandle<Result<(), lakegate_sources::grpc::ServeError>>,
+    http: tokio::task::JoinHandle<()>,
+    upkeep: tokio::task::JoinHandle<()>,
+    progress: tokio::sync::watch::Receiver<lakegate_log::Progress>,
+}
+
+impl Parts {
+    fn start(
+        app: &Arc<App>,
+        catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>,
+        listeners: Listeners,
+        stop: &CancellationToken,
+    ) -> Self {
+        let settings = &app.config.settings;
+        let flushing: Gate = app.gate.clone();
+        let grpc = GrpcOptions {
+            listener: listeners.grpc,
+            gate: app.gate.clone(),
+            version: VERSION.to_owned(),
+            limits: GrpcLimits {
+                max_connections: usize::try_from(settings.ingestion.max_connections).unwrap_or(usize::MAX),
+                max_message_bytes: settings.ingestion.message_bytes_max.as_usize(),
+                receive_budget_bytes: settings.ingestion.memory_budget.as_usize() / 2,
+                drain_timeout: settings.limits.drain_timeout.get(),
+                ..GrpcLimits::default()
+            },
+        };
+        let limits = ConnectionLimits {
+            connections: usize::try_from(settings.limits.http.connections).unwrap_or(usize::MAX),
+            header_timeout: settings.limits.http.header_timeout.get(),
+        };
+        let router = http::router(app.clone(), catalog);
+        Self {
+            flushing: tokio::spawn(async move { flushing.run().await }),
+            grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
+            http: tokio::spawn(http::serve(listeners.http, router, limits, app.open_connections.clone(), stop.clone())),
+            upkeep: tokio::spawn(upkeep::run(app.clone())),
+            progress: app.log.subscribe(),
+        }
+    }
+
+    /// Waits for a part to end that should not, and says which and why.
+    async fn broken(&mut self, log: &Log) -> String {
+        let ended = |what: &str, how: &dyn std::fmt::Debug| format!("{what} ended by itself: {how:?}");
+        tokio::select! {
+            why = poisoned(&mut self.progress, log) => why,
+            how = &mut self.flushing => ended("flushing", &how),
+            how = &mut self.grpc => ended("the gRPC listener", &how),
+            how = &mut self.http => ended("the HTTP listener", &how),
+            how = &mut self.upkeep => ended("upkeep", &how),
+        }
+    }
+}
+
+/// Waits until the log says that nothing more becomes durable: a failed sync is final (durability, promise 2).
+async fn poisoned(progress: &mut tokio::sync::watch::Receiver<lakegate_log::Progress>, log: &Log) -> String {
+    loop {
+        if let LogHealth::Poisoned { reason } = log.status().health {
+            return format!(
+                "the write-ahead log failed and acknowledges nothing more: {reason}; start again to recover"
+            );
+        }
+        if progress.wait_for(|p| p.stopped.is_some()).await.is_err() {
+            return "the write-ahead log ended".to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Ends in order: not ready, no more requests, memory into the lake, log closed.
+async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
+    let within = app.config.settings.limits.drain_timeout.get();
+    let deadline = tokio::time::Instant::now() + within;
+    app.readiness.set(Some("the server is ending"));
+    tokio::time::sleep(NOTICE.min(within)).await;
+    stop.cancel();
+    let drained = tokio::time::timeout_at(deadline, async {
+        // A listener that has ended has nothing left to drain, and its end was looked at already.
+        if !parts.grpc.is_finished() {
+            let _ = parts.grpc.await;
+        }
+        if !parts.http.is_finished() {
+            let _ = parts.http.await;
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!(within_ms = within.as_millis(), "requests were cut off at limits.drain_timeout");
+    }
+    app.gate.close("the server is ending");
+    match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {
+        Ok(failed) if failed.is_empty() => tracing::info!("everything is in the lake"),
+        Ok(failed) => {
+            for (table, error) in failed {
+                tracing::warn!(%table, %error, "could not be committed; it stays in the log and is committed after the next start");
+            }
+        }
+        Err(_) => tracing::warn!("not everything was committed within limits.drain_timeout; the rest stays in the log"),
+    }
+    parts.flushing.abort();
+    parts.upkeep.abort();
+    let log = app.log.clone();
+    // Joins the log's thread; bounded by its queue, which is empty by now.
+    let _ = tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(move || log.close())).await;
+}
+
+/// One line: where it is, and what to do next.
+fn banner(config: &Config, grpc: SocketAddr, http: SocketAddr, started: Instant) {
+    let log_to = if config.settings.storage.wal_enabled { "on" } else { "OFF" };
+    let text = format!(
+        "lakegate {VERSION} ready in {} ms: gRPC {grpc}, HTTP http://{http}, files {}, wal {log_to}; try: lakegate status --url http://{http}",
+        started.elapsed().as_millis(),
+        config.settings.node.data_dir
+    );
+    tracing::info!("{text}");
+}

@@ -1,0 +1,146 @@
+//! The calls of `storage.IngestionService`: read the message, ask the gate, write the answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use lakegate_ingest::{Source, Submission, SubmissionOutcome, Wire};
+use lakegate_model::{NameError, StreamName, TenantId};
+use prost::Message;
+use tonic::{Code, Status};
+use tracing::Instrument;
+
+use super::answer;
+use super::compression::{ACCEPTED, Encoding};
+use super::error;
+use super::intake::Intake;
+use super::message::{MessageReader, frame_answer};
+use super::observe::{Method, correlation_id};
+use super::proto;
+use super::reply::{ReplyBody, grpc_reply, refused};
+use super::shared::Shared;
+use super::stream;
+use super::wire;
+
+/// One call, from its headers to its answer.
+pub(crate) async fn answer_call<I: Intake>(
+    shared: &Arc<Shared<I>>,
+    method: Method,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let began = Instant::now();
+    let (parts, body) = request.into_parts();
+    let correlation_id = correlation_id(&parts.headers);
+    let span = tracing::info_span!("grpc", method = method.name(), correlation_id = correlation_id.as_deref());
+    let call = Call { shared, headers: &parts.headers, correlation_id };
+    let answered = match method {
+        Method::IngestStream => match call.open_stream(body, began, &span) {
+            Ok(response) => return response,
+            Err(status) => Err(status),
+        },
+        _ => call.unary(method, body).instrument(span.clone()).await,
+    };
+    let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
+    shared.metrics.note(method, began, code);
+    answered.unwrap_or_else(|status| {
+        span.in_scope(|| log_refusal(&status));
+        let unknown_encoding = status.code() == Code::Unimplemented;
+        let mut response = refused(status);
+        if unknown_encoding {
+            response.headers_mut().insert("grpc-accept-encoding", ACCEPTED);
+        }
+        response
+    })
+}
+
+/// What went wrong here is worth a warning; what the client did wrong is not.
+pub(crate) fn log_refusal(status: &Status) {
+    match status.code() {
+        code @ (Code::Unavailable | Code::Internal | Code::Unknown) => {
+            tracing::warn!(?code, reason = status.message(), "a call could not be answered");
+        }
+        code => tracing::debug!(?code, reason = status.message(), "a call was refused"),
+    }
+}
+
+/// What the gate is given: the bytes as they came. The tenant is what the request says.
+pub(crate) fn submission(body: Bytes, correlation_id: Option<String>) -> Submission {
+    Submission { tenant: None, source: Source::Grpc, wire: Wire::ProtoBatch, body, correlation_id }
+}
+
+struct Call<'a, I> {
+    shared: &'a Arc<Shared<I>>,
+    headers: &'a HeaderMap,
+    correlation_id: Option<String>,
+}
+
+impl<I: Intake> Call<'_, I> {
+    async fn unary(self, method: Method, body: Incoming) -> Result<Response<ReplyBody>, Status> {
+        let reader = MessageReader::new(body, self.shared.read_rules(self.headers)?);
+        let encoding = Encoding::for_answers(self.headers);
+        let received = reader.only().await?;
+        let message = match method {
+            Method::IngestRecord => self.ingest_record(received.bytes, encoding).await?,
+            Method::IngestBatch => self.ingest_batch(received.bytes, encoding).await?,
+            Method::GetIngestionStatus => self.ingestion_status(received.bytes, encoding)?,
+            Method::HealthCheck => self.health_check(received.bytes, encoding)?,
+            Method::IngestStream => return Err(Status::internal("a stream is not a unary call")),
+        };
+        drop(received.charge);
+        Ok(grpc_reply(ReplyBody::Unary { message: Some(message), ended: false }, encoding))
+    }
+
+    async fn submit(self, body: Bytes) -> Result<SubmissionOutcome, Status> {
+        let submission = submission(body, self.correlation_id);
+        self.shared.intake.submit(submission).await.map_err(|error| error::status_of(&error))
+    }
+
+    async fn ingest_record(self, message: Bytes, encoding: Option<Encoding>) -> Result<Bytes, Status> {
+        let unreadable = |error| error::malformed(format!("not a storage.IngestRecordRequest: {error}"));
+        match wire::count_records(&message).map_err(unreadable)? {
+            1 => {}
+            0 => return Err(error::invalid("MISSING_FIELD", "record", "the request brings no record")),
+            found => {
+                return Err(error::malformed(format!("the request brings {found} records; IngestBatch takes many")));
+            }
+        }
+        Ok(frame_answer(&answer::record_response(self.submit(message).await?)?, encoding))
+    }
+
+    async fn ingest_batch(self, message: Bytes, encoding: Option<Encoding>) -> Result<Bytes, Status> {
+        Ok(frame_answer(&answer::batch_response(self.submit(message).await?), encoding))
+    }
+
+    fn ingestion_status(self, message: Bytes, encoding: Option<Encoding>) -> Result<Bytes, Status> {
+        let unreadable = |error| error::malformed(format!("not a storage.IngestionStatusRequest: {error}"));
+        let request = proto::IngestionStatusRequest::decode(message).map_err(unreadable)?;
+        let wrong =
+            |field: &'static str| move |error: NameError| error::invalid("INVALID_NAME", field, error.to_string());
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let tenant =
+            given(&request.tenant_id).map(|name| TenantId::new(&name)).transpose().map_err(wrong("tenant_id"))?;
+        let stream =
+            given(&request.endpoint_id).map(|name| StreamName::new(&name)).transpose().map_err(wrong("endpoint_id"))?;
+        let status = self.shared.intake.status(tenant.as_ref(), stream.as_ref());
+        Ok(frame_answer(&answer::status_response(&status), encoding))
+    }
+
+    fn health_check(self, message: Bytes, encoding: Option<Encoding>) -> Result<Bytes, Status> {
+        let unreadable = |error| error::malformed(format!("not a storage.HealthCheckRequest: {error}"));
+        proto::HealthCheckRequest::decode(message).map_err(unreadable)?;
+        let uptime = self.shared.began.elapsed().as_secs();
+        let response = answer::health_response(&self.shared.intake.health(), &self.shared.version, uptime);
+        Ok(frame_answer(&response, encoding))
+    }
+
+    fn open_stream(&self, body: Incoming, began: Instant, span: &tracing::Span) -> Result<Response<ReplyBody>, Status> {
+        let reader = MessageReader::new(body, self.shared.read_rules(self.headers)?);
+        let encoding = Encoding::for_answers(self.headers);
+        let template = stream::Template { correlation_id: self.correlation_id.clone(), encoding };
+        let (answers, task) = stream::open(self.shared.clone(), reader, template, began);
+        tokio::spawn(task.instrument(span.clone()));
+        Ok(grpc_reply(ReplyBody::Stream(Some(answers)), encoding))
+    }
+}

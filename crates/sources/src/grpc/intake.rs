@@ -1,0 +1,28 @@
+//! What this room needs of the gate. Tests of the protocol bring their own.
+
+use lakegate_ingest::{ComponentHealth, Gate, GateStatus, Submission, SubmissionOutcome, SubmitError};
+use lakegate_model::{StreamName, TenantId};
+
+/// Where requests go.
+pub(crate) trait Intake: Clone + Send + Sync + 'static {
+    /// Takes one request; `Ok` once it is durable.
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<SubmissionOutcome, SubmitError>> + Send;
+    /// Figures of the streams that are asked for.
+    fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus;
+    /// How each component is.
+    fn health(&self) -> Vec<ComponentHealth>;
+}
+
+impl Intake for Gate {
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<SubmissionOutcome, SubmitError>> + Send {
+        self.submit(submission)
+    }
+
+    fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus {
+        self.status(tenant, stream)
+    }
+
+    fn health(&self) -> Vec<ComponentHealth> {
+        self.health()
+    }
+}

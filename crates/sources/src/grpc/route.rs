@@ -1,0 +1,91 @@
+//! Which request goes where. gRPC by its content type, everything else is plain HTTP and finds only `GET /health`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use tonic::Status;
+use tower::ServiceExt;
+
+use super::calls::answer_call;
+use super::error;
+use super::intake::Intake;
+use super::observe::Method;
+use super::reply::{ReplyBody, plain, refused};
+use super::shared::{Shared, TonicService};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Answers one request.
+pub(crate) async fn answer<I: Intake>(shared: Arc<Shared<I>>, request: Request<Incoming>) -> Response<ReplyBody> {
+    if !is_grpc(request.headers()) {
+        return answer_plain(&request);
+    }
+    if request.version() < Version::HTTP_2 {
+        return plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, TEXT, "gRPC needs HTTP/2\n");
+    }
+    if request.method() != HttpMethod::POST {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "gRPC calls are POST\n");
+    }
+    let path = request.uri().path();
+    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
+        return refused(unknown(path));
+    };
+    match service {
+        "storage.IngestionService" => match Method::named(method) {
+            Some(method) => answer_call(&shared, method, request).await,
+            None => refused(unknown(path)),
+        },
+        "grpc.health.v1.Health" => answer_by_tonic(&shared.health, request).await,
+        "grpc.reflection.v1.ServerReflection" => answer_by_tonic(&shared.reflection, request).await,
+        "grpc.reflection.v1alpha.ServerReflection" => answer_by_tonic(&shared.reflection_alpha, request).await,
+        _ => refused(unknown(path)),
+    }
+}
+
+/// Answers a request of a connection that is one too many.
+pub(crate) fn answer_overfull(max_connections: usize, request: &Request<Incoming>) -> Response<ReplyBody> {
+    if !is_grpc(request.headers()) {
+        return answer_plain(request);
+    }
+    let message = format!("{max_connections} connections are open, which is the most (ingestion.max_connections)");
+    refused(error::unavailable("TOO_MANY_CONNECTIONS", &message, Duration::from_secs(1)))
+}
+
+fn unknown(path: &str) -> Status {
+    let path: String = path.chars().take(200).collect();
+    Status::unimplemented(format!("there is no method {path}"))
+}
+
+/// `application/grpc`, alone or with `+proto` or parameters.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let Some(rest) = content_type.strip_prefix(b"application/grpc") else { return false };
+    let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
+    rest.is_empty() || rest.starts_with(b";")
+}
+
+async fn answer_by_tonic(service: &TonicService, request: Request<Incoming>) -> Response<ReplyBody> {
+    match service.clone().oneshot(request).await {
+        Ok(response) => response.map(ReplyBody::Tonic),
+        Err(never) => match never {},
+    }
+}
+
+fn answer_plain(request: &Request<Incoming>) -> Response<ReplyBody> {
+    let is_call = request.uri().path().starts_with("/storage.") || request.uri().path().starts_with("/grpc.");
+    match (request.uri().path(), request.method()) {
+        ("/health", &HttpMethod::GET | &HttpMethod::HEAD) => plain(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
+        ("/health", _) => {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        }
+        (_, &HttpMethod::POST) if is_call => {
+            plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT, "the content type of gRPC calls is application/grpc\n")
+        }
+        _ => plain(StatusCode::NOT_FOUND, TEXT, "this port serves gRPC and GET /health\n"),
+    }
+}
