@@ -11,7 +11,7 @@ STREAM = {
         "payload": "json",
         "columns": [
             {"name": "event_id", "type": "string", "envelope": "event_id", "required": True},
-            {"name": "at", "type": "timestamptz", "path": "at", "required": True},
+            {"name": "happened_at", "type": "timestamptz", "path": "at", "required": True},
             {"name": "latitude", "type": "double", "path": "latitude", "required": True},
             {"name": "longitude", "type": "double", "path": "longitude", "required": True},
             {"name": "depth", "type": "double", "path": "depth"},
@@ -21,14 +21,15 @@ STREAM = {
             {"name": "source", "type": "string", "path": "source"},
         ],
         "time": {"path": "at"},
-        "partitions": ["month(at)"],
-        "sort": ["at"],
+        "partitions": ["month(happened_at)"],
+        "sort": ["happened_at"],
     }
 }
 
+# An event without an id is given one by the server, so that each counts as one of its own.
 # The columns that every judge computes, in DuckDB's words over the CSV.
 TRUTH = """
-SELECT count(*), count(DISTINCT EventID), min(Latitude), max(Latitude), round(sum(Longitude), 4),
+SELECT count(*), count(DISTINCT EventID) + count(*) FILTER (EventID IS NULL), min(Latitude), max(Latitude), round(sum(Longitude), 4),
        min(Magnitude), max(Magnitude), sum(CAST(Magnitude AS DECIMAL(10,2))), count(Depth), round(sum(Depth), 3),
        sum(NbStations), count(NbStations), sum(length(MagType)),
        strftime(min(DateTime), '%Y-%m-%d %H:%M:%S.%g'), strftime(max(DateTime), '%Y-%m-%d %H:%M:%S.%g')
@@ -37,7 +38,7 @@ FROM read_csv('{file}', timestampformat='%Y/%m/%d %H:%M:%S.%g', types={{'DateTim
 OURS = """
 SELECT count(*), count(DISTINCT event_id), min(latitude), max(latitude), round(sum(longitude), 4),
        min(magnitude), max(magnitude), sum(magnitude), count(depth), round(sum(depth), 3),
-       sum(stations), count(stations), sum(length(mag_type)), min(at), max(at)
+       sum(stations), count(stations), sum(length(mag_type)), min(happened_at), max(happened_at)
 FROM {table}
 """
 

@@ -16,25 +16,13 @@ use crate::table::LakeTable;
 /// All tables of one warehouse and catalog, as one writer sees them. Clones share it.
 #[derive(Clone)]
 pub struct Lake {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
     pub(crate) options: LakeOptions,
     tables: Mutex<HashMap<TableName, Arc<LakeTable>>>,
 }
-
-/// What one call of maintenance did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MaintainOutcome {
-    /// Files removed.
-    pub removed: usize,
-    /// Files that wait for their time.
-    pub waiting: usize,
-}
-
-/// How many files one call of maintenance removes, at most.
-const REMOVE_AT_ONCE: usize = 2_000;
 
 impl std::fmt::Debug for Lake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -115,28 +103,6 @@ impl Lake {
         }
         found.sort();
         Ok(found)
-    }
-
-    /// Removes files that no snapshot has named for a while. To be called now and then.
-    ///
-    /// # Errors
-    /// A file could not be removed; it is tried again by the next call.
-    pub async fn maintain(&self, table: &LakeTable) -> Result<MaintainOutcome, LakeError> {
-        let now = self.shared.options.clock.monotonic_us();
-        let due: Vec<(u64, String)> = {
-            let mut waiting = table.retired.lock();
-            let (mut due, later): (Vec<_>, Vec<_>) = waiting.until_us.drain(..).partition(|(until, _)| *until <= now);
-            waiting.until_us = later;
-            waiting.until_us.extend(due.split_off(due.len().min(REMOVE_AT_ONCE)));
-            due
-        };
-        let locations: Vec<String> = due.iter().map(|(_, path)| path.clone()).collect();
-        if let Err(error) = self.shared.options.warehouse.remove(locations).await {
-            table.retired.lock().until_us.extend(due);
-            return Err(error.into());
-        }
-        let waiting = table.retired.lock();
-        Ok(MaintainOutcome { removed: due.len(), waiting: waiting.until_us.len() + waiting.while_needed.len() })
     }
 
     async fn create_table(&self, name: &TableName, contract: &Contract) -> Result<Arc<LakeTable>, LakeError> {

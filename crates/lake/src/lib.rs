@@ -21,6 +21,7 @@ mod catalog;
 mod commit;
 mod error;
 mod lake;
+mod maintain;
 mod manifests;
 mod options;
 mod scan;
@@ -30,6 +31,7 @@ mod table;
 #[cfg(test)]
 mod test_support;
 pub mod testing;
+mod view;
 mod warehouse;
 mod write;
 
@@ -39,10 +41,12 @@ pub use catalog::{
 };
 pub use commit::{Commit, CommitOutcome};
 pub use error::{CommitError, LakeError};
-pub use lake::{Lake, MaintainOutcome};
+pub use lake::Lake;
+pub use maintain::MaintainOutcome;
 pub use options::{Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
 pub use scan::{BatchStream, Condition, Op, Scalar, ScanRequest};
 pub use service::{RestAnswer, RestService};
-pub use table::{FileInfo, LakeTable, SnapshotInfo, TableView};
+pub use table::LakeTable;
+pub use view::{FileInfo, SnapshotInfo, TableView};
 pub use warehouse::{Warehouse, WarehouseError};
 pub use write::WrittenFile;

@@ -16,7 +16,7 @@ use iceberg::scan::FileScanTask;
 use iceberg::spec::{DataFile, Datum, ManifestContentType, NestedFieldRef, PrimitiveLiteral, PrimitiveType};
 
 use crate::error::LakeError;
-use crate::table::TableView;
+use crate::view::TableView;
 use crate::write::conform;
 
 /// Rows as they are read.

@@ -1,24 +1,21 @@
-//! One table: what is known of it, and the handle by which it is written.
+//! The handle by which a table is written.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
-use arrow::datatypes::SchemaRef as ArrowSchemaRef;
-use iceberg::TableIdent;
 use iceberg::spec::{ManifestFile, NullOrder, SchemaRef, SortDirection, TableMetadata, Transform};
-use lakegate_model::{Contract, LogId, TableName};
+use iceberg::{TableIdent, TableRequirement};
+use lakegate_model::{Contract, TableName};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::catalog::LoadedTable;
-use crate::commit::{COMMIT_ID, LogKeys, LogState};
 use crate::error::LakeError;
 use crate::lake::Shared;
-use crate::manifests::{ManifestCache, load_manifest_list};
+use crate::manifests::ManifestCache;
 use crate::options::Offload;
 use crate::schema::missing_schema;
-use crate::warehouse::Warehouse;
+use crate::view::TableView;
 use crate::write::{SortKey, WritePlan, WrittenFile, arrow_schema_of, writer_properties, written};
 
 /// A table that can be written. There is one handle per table and lake; commits of one handle take turns.
@@ -36,12 +33,20 @@ pub struct LakeTable {
 }
 
 /// What the last commit that failed leaves to be found out.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Doubt {
     /// The known state may be old.
     pub(crate) refresh: bool,
-    /// This commit may stand.
-    pub(crate) unknown: Option<Uuid>,
+    /// This commit may stand, or may yet come to.
+    pub(crate) unknown: Option<InFlight>,
+}
+
+/// A commit's attempts whose outcome is not known.
+#[derive(Debug, Clone)]
+pub(crate) struct InFlight {
+    pub(crate) commit_id: Uuid,
+    /// What each of them requires.
+    pub(crate) attempts: Vec<Vec<TableRequirement>>,
 }
 
 /// Files that a commit made needless.
@@ -60,6 +65,8 @@ pub(crate) struct RetiredFiles {
     pub(crate) while_needed: Vec<(i64, String)>,
     /// Until this instant of the monotonic clock: a reader may have the list in hand.
     pub(crate) until_us: Vec<(u64, String)>,
+    /// When the metadata folder was last swept.
+    pub(crate) swept_us: Option<u64>,
 }
 
 /// How long a file is kept after the last snapshot that names it is gone.
@@ -135,7 +142,7 @@ impl LakeTable {
     pub(crate) async fn refresh_inner(&self) -> Result<Arc<TableView>, LakeError> {
         let known = self.view();
         let loaded = self.lake.options.catalog.load_table(&self.ident).await?;
-        if loaded.metadata_location == known.metadata_location {
+        if loaded.metadata_location == known.metadata_location() {
             return Ok(known);
         }
         if loaded.metadata.uuid() != self.uuid {
@@ -171,7 +178,7 @@ impl LakeTable {
     }
 
     pub(crate) fn doubt(&self) -> Doubt {
-        *self.doubt.lock()
+        self.doubt.lock().clone()
     }
 
     pub(crate) fn set_doubt(&self, doubt: Doubt) {
@@ -183,6 +190,7 @@ impl LakeTable {
     /// # Errors
     /// The rows do not fit the table, or the disk refused; then nothing of them is left.
     pub async fn write(&self, batches: Vec<arrow::array::RecordBatch>) -> Result<Vec<WrittenFile>, LakeError> {
+        let started_us = self.lake.options.clock.monotonic_us();
         let plan = Arc::new(self.plan_write()?);
         let encoding = Arc::clone(&plan);
         let encoded = match self.lake.options.offload {
@@ -198,7 +206,18 @@ impl LakeTable {
             self.lake.options.warehouse.finish(file.finished).await?;
             files.push(file.data_file);
         }
-        Ok(written(&plan, self.uuid, files))
+        let files = written(&plan, self.uuid, files);
+        metrics::histogram!("lakegate_lake_write_seconds").record(self.seconds_since(started_us));
+        metrics::counter!("lakegate_lake_files_written_total")
+            .increment(u64::try_from(files.len()).unwrap_or_default());
+        metrics::counter!("lakegate_lake_rows_written_total").increment(files.iter().map(WrittenFile::rows).sum());
+        metrics::counter!("lakegate_lake_bytes_written_total").increment(files.iter().map(WrittenFile::bytes).sum());
+        Ok(files)
+    }
+
+    pub(crate) fn seconds_since(&self, started_us: u64) -> f64 {
+        let passed = self.lake.options.clock.monotonic_us().saturating_sub(started_us);
+        std::time::Duration::from_micros(passed).as_secs_f64()
     }
 
     /// Removes files that were written and never handed to [`LakeTable::commit`]. Files of a commit whose outcome is not
@@ -242,12 +261,22 @@ impl LakeTable {
         })
     }
 
+    /// Whether a sweep is due; then it counts as made.
+    pub(crate) fn is_sweep_due(&self, now_us: u64, every_us: u64) -> bool {
+        let mut retired = self.retired.lock();
+        let due = retired.swept_us.is_none_or(|last| now_us.saturating_sub(last) >= every_us);
+        if due {
+            retired.swept_us = Some(now_us);
+        }
+        due
+    }
+
     /// Notes files that need not be kept for long.
     pub(crate) fn retire(&self, retired: Retired, metadata: &TableMetadata) {
         let now = self.lake.options.clock.monotonic_us();
         let oldest = metadata.snapshots().map(|s| s.sequence_number()).min().unwrap_or(i64::MAX);
         let mut waiting = self.retired.lock();
-        let RetiredFiles { while_needed, until_us } = &mut *waiting;
+        let RetiredFiles { while_needed, until_us, .. } = &mut *waiting;
         while_needed.extend(retired.replaced.into_iter().map(|path| (retired.last_needed_by, path)));
         let until = now.saturating_add(GRACE_US);
         until_us.extend(retired.now.into_iter().map(|path| (until, path)));
@@ -276,219 +305,4 @@ fn sort_keys(metadata: &TableMetadata, schema: &SchemaRef) -> (Vec<SortKey>, boo
         keys.push(SortKey { column, options });
     }
     (keys, true)
-}
-
-/// A table at one instant. What it shows never changes.
-pub struct TableView {
-    pub(crate) metadata: Arc<TableMetadata>,
-    pub(crate) warehouse: Warehouse,
-    pub(crate) manifest_cache: Arc<ManifestCache>,
-    name: TableName,
-    metadata_location: String,
-    schema: ArrowSchemaRef,
-    manifests: tokio::sync::OnceCell<Arc<Vec<ManifestFile>>>,
-}
-
-impl std::fmt::Debug for TableView {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TableView")
-            .field("name", &self.name)
-            .field("metadata_location", &self.metadata_location)
-            .finish_non_exhaustive()
-    }
-}
-
-/// One snapshot of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotInfo {
-    /// Its id.
-    pub snapshot_id: i64,
-    /// The one before it.
-    pub parent_id: Option<i64>,
-    /// Its place among the table's commits.
-    pub sequence_number: i64,
-    /// When it was committed, in microseconds since 1970.
-    pub committed_at_us: i64,
-    /// `append`, `replace`, `overwrite` or `delete`.
-    pub operation: String,
-    /// Its summary.
-    pub summary: HashMap<String, String>,
-}
-
-/// One data file of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileInfo {
-    /// Where it lies.
-    pub location: String,
-    /// How many rows it has.
-    pub rows: u64,
-    /// How many bytes it has.
-    pub bytes: u64,
-    /// Its partition's folder name, such as `event_time_day=2026-11-21`; empty without partitions.
-    pub partition: String,
-    /// Whether its rows are in the table's order.
-    pub sorted: bool,
-}
-
-impl TableView {
-    fn new(
-        name: TableName,
-        loaded: LoadedTable,
-        manifests: Option<Vec<ManifestFile>>,
-        warehouse: Warehouse,
-        manifest_cache: Arc<ManifestCache>,
-    ) -> Result<Self, LakeError> {
-        let LoadedTable { metadata_location, metadata } = loaded;
-        let schema = arrow_schema_of(metadata.current_schema())?;
-        let manifests = tokio::sync::OnceCell::new_with(manifests.map(Arc::new));
-        Ok(Self { metadata, warehouse, manifest_cache, name, metadata_location, schema, manifests })
-    }
-
-    /// The table's name.
-    #[must_use]
-    pub fn name(&self) -> &TableName {
-        &self.name
-    }
-
-    /// The table's identity: another after it was dropped and made anew.
-    #[must_use]
-    pub fn uuid(&self) -> Uuid {
-        self.metadata.uuid()
-    }
-
-    /// The rows' Arrow schema, with the columns' Iceberg ids as field metadata.
-    #[must_use]
-    pub fn schema(&self) -> ArrowSchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    /// The snapshot that is read; none before the first commit.
-    #[must_use]
-    pub fn snapshot_id(&self) -> Option<i64> {
-        self.metadata.current_snapshot_id()
-    }
-
-    /// When that snapshot was committed, in microseconds since 1970.
-    #[must_use]
-    pub fn committed_at_us(&self) -> Option<i64> {
-        self.metadata.current_snapshot().map(|s| s.timestamp_ms().saturating_mul(1000))
-    }
-
-    /// How many rows it has, by the snapshot's summary.
-    #[must_use]
-    pub fn total_records(&self) -> u64 {
-        self.total("total-records")
-    }
-
-    /// How many data files it has, by the snapshot's summary.
-    #[must_use]
-    pub fn total_data_files(&self) -> u64 {
-        self.total("total-data-files")
-    }
-
-    fn total(&self, key: &str) -> u64 {
-        let summary = self.metadata.current_snapshot().map(|s| &s.summary().additional_properties);
-        summary.and_then(|s| s.get(key)).and_then(|v| v.parse().ok()).unwrap_or(0)
-    }
-
-    /// The offset below which all of the log's records for this table are in it; 0 when none are.
-    #[must_use]
-    pub fn absorbed_next_offset(&self, log: LogId) -> u64 {
-        self.log_state(log).and_then(|s| s.absorbed).unwrap_or(0)
-    }
-
-    /// How many rows that log's commits brought.
-    #[must_use]
-    pub fn rows_from(&self, log: LogId) -> u64 {
-        self.log_state(log).map_or(0, |s| s.rows)
-    }
-
-    fn log_state(&self, log: LogId) -> Option<LogState> {
-        LogState::read(self.properties(), &LogKeys::of(log, 0)).ok()
-    }
-
-    /// The table's properties.
-    #[must_use]
-    pub fn properties(&self) -> &HashMap<String, String> {
-        self.metadata.properties()
-    }
-
-    /// Where the metadata file lies.
-    #[must_use]
-    pub fn metadata_location(&self) -> &str {
-        &self.metadata_location
-    }
-
-    pub(crate) fn metadata(&self) -> &TableMetadata {
-        &self.metadata
-    }
-
-    /// Its snapshots, the newest first.
-    #[must_use]
-    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
-        let info = |s: &iceberg::spec::SnapshotRef| SnapshotInfo {
-            snapshot_id: s.snapshot_id(),
-            parent_id: s.parent_snapshot_id(),
-            sequence_number: s.sequence_number(),
-            committed_at_us: s.timestamp_ms().saturating_mul(1000),
-            operation: s.summary().operation.as_str().to_owned(),
-            summary: s.summary().additional_properties.clone(),
-        };
-        let mut snapshots: Vec<SnapshotInfo> = self.metadata.snapshots().map(info).collect();
-        snapshots.sort_by_key(|s| std::cmp::Reverse(s.sequence_number));
-        snapshots
-    }
-
-    /// Its data files.
-    ///
-    /// # Errors
-    /// A manifest cannot be read.
-    pub async fn files(&self) -> Result<Vec<FileInfo>, LakeError> {
-        let mut files = Vec::new();
-        for manifest in self.manifests().await?.iter() {
-            let spec = self.metadata.partition_spec_by_id(manifest.partition_spec_id);
-            let content = self.manifest_cache.load(&self.warehouse, manifest).await?;
-            for entry in content.entries().iter().filter(|e| e.is_alive()) {
-                let file = entry.data_file();
-                let partition =
-                    spec.map(|s| crate::write::partition_path(s, self.metadata.current_schema(), file.partition()));
-                files.push(FileInfo {
-                    location: file.file_path().to_owned(),
-                    rows: file.record_count(),
-                    bytes: file.file_size_in_bytes(),
-                    partition: partition.unwrap_or_default(),
-                    sorted: file.sort_order_id().is_some_and(|id| id > 0),
-                });
-            }
-        }
-        Ok(files)
-    }
-
-    /// The manifests of the current snapshot; read once.
-    pub(crate) async fn manifests(&self) -> Result<Arc<Vec<ManifestFile>>, LakeError> {
-        let load = || async {
-            match self.metadata.current_snapshot() {
-                None => Ok(Arc::new(Vec::new())),
-                Some(snapshot) => load_manifest_list(&self.warehouse, &self.metadata, snapshot).await.map(Arc::new),
-            }
-        };
-        Ok(Arc::clone(self.manifests.get_or_try_init(load).await?))
-    }
-
-    /// Whether one of the current snapshot's ancestors is that commit.
-    pub(crate) fn has_commit(&self, commit_id: Uuid) -> bool {
-        let wanted = commit_id.to_string();
-        self.ancestors().any(|s| s.summary().additional_properties.get(COMMIT_ID).is_some_and(|id| *id == wanted))
-    }
-
-    /// Whether one of the current snapshot's ancestors is of that log.
-    pub(crate) fn has_snapshot_of(&self, keys: &LogKeys) -> bool {
-        self.ancestors().any(|s| s.summary().additional_properties.contains_key(&keys.wal))
-    }
-
-    fn ancestors(&self) -> impl Iterator<Item = &iceberg::spec::SnapshotRef> {
-        std::iter::successors(self.metadata.current_snapshot(), |s| {
-            s.parent_snapshot_id().and_then(|id| self.metadata.snapshot_by_id(id))
-        })
-    }
 }

@@ -17,8 +17,9 @@ use crate::commit::Commit;
 use crate::lake::Lake;
 use crate::options::{Compression, LakeOptions, Offload, Writer};
 use crate::scan::ScanRequest;
-use crate::table::{LakeTable, TableView};
+use crate::table::LakeTable;
 use crate::testing::{ClockPause, FaultyCatalog, MemoryCatalog};
+use crate::view::TableView;
 use crate::warehouse::Warehouse;
 use crate::write::WrittenFile;
 

@@ -178,6 +178,10 @@ impl Warehouse {
             location: location.to_owned(),
             message: e.to_string(),
         };
+        if self.io().exists(location).await.map_err(wrong)? {
+            let source = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(WarehouseError::Io { action: "create", location: location.to_owned(), source });
+        }
         self.io().new_output(location).map_err(wrong)?.write(bytes).await.map_err(wrong)
     }
 

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::catalog::{CATALOG, DEFAULT_NAMESPACE};
 use crate::error::QueryError;
-use crate::functions;
+use crate::functions::{self, BoundedOperators};
 use crate::lake::LakeTables;
 use crate::pace::PaceExpandingOperators;
 use crate::run::QueryResult;
@@ -210,11 +210,14 @@ fn base_state(options: &QueryOptions) -> Result<SessionState, QueryError> {
         .with_batch_size(BATCH_ROWS);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let table_functions = SessionStateDefaults::default_table_functions();
+    let functions = functions::bounded(SessionStateDefaults::default_scalar_functions());
+    let mut planners = SessionStateDefaults::default_expr_planners();
+    planners.insert(0, Arc::new(BoundedOperators::new(&functions)));
     Ok(SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(functions::bounded(SessionStateDefaults::default_scalar_functions()))
+        .with_expr_planners(planners)
+        .with_scalar_functions(functions)
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_physical_optimizer_rule(Arc::new(PaceExpandingOperators))

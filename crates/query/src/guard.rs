@@ -12,6 +12,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement as SqlStatement, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::error::QueryError;
@@ -21,9 +22,10 @@ const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// The most words, numbers and signs. Room for a list of twelve thousand values; planning a list of so many columns
 /// takes about a second, and twice as many take four times as long.
 const MAX_TOKENS: usize = 25_000;
-/// The most operators and keywords, each of which can make the tree one level deeper. What walks the tree without
-/// growing its stack (dropping it, above all) needs less than 10 KiB a level, and query threads have 32 MiB.
-const MAX_OPERATORS: usize = 2_000;
+/// The most operators, each of which can make the tree one level deeper. What walks the tree without growing its stack
+/// (dropping it, above all) needs less than 10 KiB a level, and query threads have 32 MiB; planning takes time by the
+/// square of the depth.
+const MAX_OPERATORS: usize = 1_000;
 /// The deepest nesting of brackets. The parser tries several readings of an opening bracket.
 const MAX_BRACKETS: usize = 32;
 /// The parser's own bound on how deep it calls itself.
@@ -126,20 +128,53 @@ fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
         before = token;
     }
     if operators > MAX_OPERATORS {
-        return Err(too_complex(format!("it has {operators} operators and words, the most is {MAX_OPERATORS}")));
+        return Err(too_complex(format!("it has {operators} operators, the most is {MAX_OPERATORS}")));
     }
     Ok(())
 }
 
-/// Lists are wide, not deep: values, commas, signs of numbers and brackets (counted apart) do not make a tree deeper.
+/// Names and lists are wide, not deep: words, values, commas, brackets (counted apart) and the signs of numbers do not
+/// make a tree deeper. Of the words, those do that stand between or behind expressions, tables or queries; what stands
+/// before them makes the parser call itself, and is bounded by [`MAX_RECURSION`].
 fn may_deepen(token: &Token, before: &Token) -> bool {
-    let in_list = matches!(before, Token::Comma | Token::LParen);
     match token {
-        Token::Comma | Token::Number(..) | Token::RParen | Token::SemiColon | Token::EOF => false,
-        Token::SingleQuotedString(_) | Token::Minus | Token::Plus | Token::Placeholder(_) | Token::LParen => !in_list,
+        Token::Word(word) => word.quote_style.is_none() && DEEPENING.contains(&word.keyword),
+        Token::Minus | Token::Plus => !matches!(before, Token::Comma | Token::LParen),
+        Token::Comma | Token::Period | Token::LParen | Token::RParen | Token::SemiColon | Token::EOF => false,
+        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Placeholder(_) => false,
         _ => true,
     }
 }
+
+const DEEPENING: [Keyword; 27] = [
+    Keyword::AND,
+    Keyword::OR,
+    Keyword::XOR,
+    Keyword::NOT,
+    Keyword::IS,
+    Keyword::NOTNULL,
+    Keyword::IN,
+    Keyword::LIKE,
+    Keyword::ILIKE,
+    Keyword::RLIKE,
+    Keyword::REGEXP,
+    Keyword::SIMILAR,
+    Keyword::BETWEEN,
+    Keyword::COLLATE,
+    Keyword::AT,
+    Keyword::OPERATOR,
+    Keyword::OVERLAPS,
+    Keyword::DIV,
+    Keyword::MEMBER,
+    Keyword::UNION,
+    Keyword::EXCEPT,
+    Keyword::INTERSECT,
+    Keyword::MINUS,
+    Keyword::JOIN,
+    Keyword::PIVOT,
+    Keyword::UNPIVOT,
+    Keyword::MATCH_RECOGNIZE,
+];
 
 fn check_statement(statement: &Statement) -> Result<(), QueryError> {
     match statement {

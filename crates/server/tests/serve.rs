@@ -53,7 +53,7 @@ impl Server {
         let mut command = Self::command(dir, grpc, http);
         command.envs(environment.iter().copied());
         let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).unwrap();
-        let child = command.stderr(log).spawn().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut server = Self { child, grpc, url: format!("http://127.0.0.1:{http}") };
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -116,6 +116,14 @@ impl Server {
 
     fn lakegate(&self, args: &[&str]) -> Output {
         lakegate().env("LAKEGATE_URL", &self.url).args(args).output().unwrap()
+    }
+}
+
+impl Drop for Server {
+    /// A test that fails leaves no server behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -254,8 +262,8 @@ fn a_wrong_configuration_ends_with_78_and_names_every_problem() {
         let found = lakegate().args(command).arg(&file).output().unwrap();
         let said = text(&found.stderr);
         assert_eq!(found.status.code(), Some(78), "{said}");
-        assert!(said.contains("gate.json:2:20: ingestion.prot: unknown setting; did you mean `port`?"), "{said}");
-        assert!(said.contains("gate.json:2:31: ingestion.http_port: found -1"), "{said}");
+        assert!(said.contains("gate.json:2:18: ingestion.prot: unknown setting; did you mean `port`?"), "{said}");
+        assert!(said.contains("gate.json:2:29: ingestion.http_port: found -1"), "{said}");
     }
     std::fs::write(&file, "{}").unwrap();
     assert_eq!(lakegate().args(["config", "check"]).arg(&file).output().unwrap().status.code(), Some(0));

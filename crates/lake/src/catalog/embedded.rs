@@ -80,7 +80,7 @@ impl EmbeddedCatalog {
     /// The file cannot be opened or is no SQLite database.
     pub async fn open(options: EmbeddedOptions) -> Result<Self, CatalogError> {
         let EmbeddedOptions { database, warehouse, random } = options;
-        if let Some(folder) = database.parent() {
+        if let Some(folder) = database.parent().filter(|f| !f.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|e| {
                 CatalogError::Unavailable(format!("cannot make the catalog's folder {}: {e}", folder.display()))
             })?;
@@ -94,6 +94,11 @@ impl EmbeddedCatalog {
         let pool = SqlitePoolOptions::new().max_connections(4).connect_with(connect).await.map_err(unavailable)?;
         for statement in SCHEMA {
             sqlx::query(*statement).execute(&pool).await.map_err(unavailable)?;
+        }
+        // The files were made just now, maybe: their folder's entries are to survive a power cut too.
+        if let Some(folder) = database.parent().filter(|f| !f.as_os_str().is_empty()) {
+            let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());
+            synced.map_err(|e| CatalogError::Unavailable(format!("cannot sync the catalog's folder: {e}")))?;
         }
         let shared = Shared { pool, warehouse, random, newest: Mutex::default(), turns: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })

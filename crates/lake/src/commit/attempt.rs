@@ -20,7 +20,8 @@ use super::state::{LogKeys, LogState};
 use super::{COMMIT_ID, Commit, merge, snapshot_id_of};
 use crate::error::LakeError;
 use crate::schema::missing_schema;
-use crate::table::{LakeTable, Retired, TableView};
+use crate::table::{LakeTable, Retired};
+use crate::view::TableView;
 use crate::warehouse::Warehouse;
 
 /// One attempt after another of one commit.

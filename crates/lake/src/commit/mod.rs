@@ -20,13 +20,15 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use iceberg::TableRequirement;
 use lakegate_env::hit_failpoint;
 use lakegate_model::Position;
 use uuid::Uuid;
 
 use crate::catalog::{CatalogError, LoadedTable};
 use crate::error::{CommitError, LakeError};
-use crate::table::{Doubt, LakeTable, TableView};
+use crate::table::{Doubt, InFlight, LakeTable};
+use crate::view::TableView;
 use crate::write::WrittenFile;
 
 use attempt::Attempt;
@@ -66,8 +68,21 @@ pub struct CommitOutcome {
 /// How far one call of commit has come.
 struct Progress {
     attempts: u32,
-    outcome_unknown: bool,
+    /// What each attempt requires whose outcome is not known.
+    in_flight: Vec<Vec<TableRequirement>>,
     last: String,
+}
+
+impl Progress {
+    fn is_unknown(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// What is left to be found out by the next call.
+    fn doubt(&self, commit_id: Uuid) -> Doubt {
+        let unknown = self.is_unknown().then(|| InFlight { commit_id, attempts: self.in_flight.clone() });
+        Doubt { refresh: true, unknown }
+    }
 }
 
 enum Step {
@@ -82,9 +97,11 @@ impl LakeTable {
     /// See [`CommitError`]; only [`CommitError::Unavailable`] is to be tried again, with the same commit.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, CommitError> {
         let _turn = self.turn.lock().await;
+        let started_us = self.lake.options.clock.monotonic_us();
         self.check_commit(&commit)?;
-        let outcome_unknown = self.doubt().unknown == Some(commit.commit_id);
-        let mut progress = Progress { attempts: 0, outcome_unknown, last: String::new() };
+        let before = self.doubt().unknown.filter(|u| u.commit_id == commit.commit_id);
+        let in_flight = before.map(|u| u.attempts).unwrap_or_default();
+        let mut progress = Progress { attempts: 0, in_flight, last: String::new() };
         let mut attempt = Attempt::new(self, &commit);
         let limit = self.lake.options.commit_attempts.max(1);
         let mut rounds = 0;
@@ -94,14 +111,12 @@ impl LakeTable {
             match step {
                 Ok(Step::Done(outcome)) => {
                     self.set_doubt(Doubt::default());
+                    metrics::histogram!("lakegate_lake_commit_seconds").record(self.seconds_since(started_us));
                     return Ok(outcome);
                 }
                 Ok(Step::Again) if rounds >= limit => {
-                    self.set_doubt(Doubt {
-                        refresh: true,
-                        unknown: progress.outcome_unknown.then_some(commit.commit_id),
-                    });
-                    let Progress { attempts, outcome_unknown, last } = progress;
+                    self.set_doubt(progress.doubt(commit.commit_id));
+                    let (outcome_unknown, Progress { attempts, last, .. }) = (progress.is_unknown(), progress);
                     return Err(CommitError::Unavailable {
                         table: self.name().clone(),
                         attempts,
@@ -111,10 +126,7 @@ impl LakeTable {
                 }
                 Ok(Step::Again) => self.wait_before(rounds).await,
                 Err(error) => {
-                    self.set_doubt(Doubt {
-                        refresh: true,
-                        unknown: progress.outcome_unknown.then_some(commit.commit_id),
-                    });
+                    self.set_doubt(progress.doubt(commit.commit_id));
                     return Err(error);
                 }
             }
@@ -174,9 +186,21 @@ impl LakeTable {
                 progress.last = error.to_string();
                 Ok(Step::Again)
             }
-            Err(LakeError::Contract(message)) => Err(CommitError::StaleFiles { table: self.name().clone(), message }),
+            Err(LakeError::Contract(message)) => self.give_up_files(&base, message, progress),
             Err(error) => Err(CommitError::Invalid { table: self.name().clone(), message: error.to_string() }),
         }
+    }
+
+    /// The files do not fit the table any more. They may be given up only when no attempt that names them can still
+    /// come to stand; until then the table is looked at again.
+    fn give_up_files(&self, base: &TableView, message: String, progress: &mut Progress) -> Result<Step, CommitError> {
+        let may_stand =
+            |requirements: &Vec<TableRequirement>| requirements.iter().all(|r| r.check(Some(base.metadata())).is_ok());
+        if progress.in_flight.iter().any(may_stand) {
+            progress.last = message;
+            return Ok(Step::Again);
+        }
+        Err(CommitError::StaleFiles { table: self.name().clone(), message })
     }
 
     async fn upload(
@@ -213,16 +237,18 @@ impl LakeTable {
         progress.last = error.to_string();
         match error {
             CatalogError::Unknown(_) => {
-                progress.outcome_unknown = true;
+                metrics::counter!("lakegate_lake_unknown_outcomes_total").increment(1);
+                progress.in_flight.push(attempt.value().0);
                 attempt.keep_files();
             }
+            CatalogError::Conflict(_) => metrics::counter!("lakegate_lake_conflicts_total").increment(1),
             // Nothing was changed, or the next look at the table says why.
-            CatalogError::Conflict(_) | CatalogError::Unavailable(_) | CatalogError::NotFound(_) => {}
+            CatalogError::Unavailable(_) | CatalogError::NotFound(_) => {}
             CatalogError::AlreadyExists(message)
             | CatalogError::NotEmpty(message)
             | CatalogError::Rejected(message) => {
                 // An attempt before it may stand: then a look at the table must decide, not this answer.
-                if !progress.outcome_unknown {
+                if !progress.is_unknown() {
                     return Err(CommitError::Invalid { table: self.name().clone(), message });
                 }
             }
@@ -275,7 +301,7 @@ impl LakeTable {
             snapshot_id,
             sequence_number,
             attempts: progress.attempts,
-            resolved_unknown: progress.outcome_unknown,
+            resolved_unknown: progress.is_unknown(),
         })
     }
 

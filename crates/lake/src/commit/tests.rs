@@ -337,3 +337,31 @@ async fn files_of_expired_snapshots_go_after_their_time_and_not_before() {
     let fresh = bench.rival(9, 9).find_table(&name()).await.unwrap().unwrap().view();
     assert_eq!(event_ids(&fresh).await, ids(0..130));
 }
+
+#[tokio::test]
+async fn f33_files_of_a_commit_that_may_still_come_to_stand_are_not_given_up() {
+    let bench = Bench::new();
+    let table = bench.table().await;
+    append(&table, 0, 5).await;
+    // Known columns: the attempt asserts the snapshot alone, and another writer's new column does not stop it.
+    let files = table.write(vec![rows(5, 5)]).await.unwrap();
+    bench.faulty.script_commits([Fault::Late]);
+    bench.faulty.script_reads(std::iter::repeat_n(Fault::Away, 11));
+    table.commit(commit_of(files.clone(), 5, 10)).await.unwrap_err();
+    // The same commit, with files that do not fit any more.
+    let mut stale = files.clone();
+    let field = iceberg::spec::NestedField::optional(
+        99,
+        "odd",
+        iceberg::spec::Type::Primitive(iceberg::spec::PrimitiveType::Long),
+    );
+    let schema = iceberg::spec::Schema::builder().with_fields([std::sync::Arc::new(field)]).build().unwrap();
+    stale[0].schema = std::sync::Arc::new(schema);
+    let error = table.commit(commit_of(stale.clone(), 5, 10)).await.unwrap_err();
+    assert!(matches!(error, CommitError::Unavailable { outcome_unknown: true, .. }), "{error:?}");
+    // Once another commit came in, the late one cannot stand any more.
+    append_from_another_log(&bench).await;
+    let error = table.commit(commit_of(stale, 5, 10)).await.unwrap_err();
+    assert!(matches!(error, CommitError::StaleFiles { .. }), "{error:?}");
+    assert!(bench.faulty.deliver_late().await[0].is_err());
+}

@@ -124,7 +124,9 @@ pub(crate) fn encode_run(plan: &WritePlan, run: &Run, files: &mut Vec<EncodedFil
     let mut left: &[RecordBatch] = &run.batches;
     while !left.is_empty() {
         let location = plan.location(&run.partition, files.len());
-        let encoded = encode_file(plan, &location, run, left);
+        // A file that was there already is not ours to remove: only what was created here is.
+        let sink = plan.warehouse.create(&location)?;
+        let encoded = encode_file(plan, &location, sink, run, left);
         if encoded.is_err() {
             Sink::abandon(&location);
         }
@@ -139,10 +141,11 @@ pub(crate) fn encode_run(plan: &WritePlan, run: &Run, files: &mut Vec<EncodedFil
 fn encode_file(
     plan: &WritePlan,
     location: &str,
+    sink: Sink,
     run: &Run,
     batches: &[RecordBatch],
 ) -> Result<(EncodedFile, usize), LakeError> {
-    let mut sink = Counted { sink: plan.warehouse.create(location)?, bytes: 0 };
+    let mut sink = Counted { sink, bytes: 0 };
     let failed = |e: parquet::errors::ParquetError| {
         LakeError::Warehouse(WarehouseError::Store {
             action: "encode",

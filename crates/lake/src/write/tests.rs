@@ -289,6 +289,35 @@ async fn rows_that_cannot_be_written_leave_no_file() {
     assert_eq!(parquet_files(folder.path()), 0);
 }
 
+/// Says something in an optimised build only.
+#[tokio::test]
+#[ignore = "measures; run by name in an optimised build"]
+#[allow(clippy::print_stderr, reason = "its figures are what it is run for")]
+async fn writing_a_million_rows_in_order_and_out_of_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let warehouse = Warehouse::open_folder(folder.path()).unwrap();
+    let catalog = MemoryCatalog::new(warehouse.clone(), Arc::new(SeededRandom::new(3)));
+    let lake = Lake::open(options(&warehouse, Arc::new(catalog), writer(1, 1), 1));
+    let table = lake.open_table(&TableName::new("acme", "orders").unwrap(), &contract()).await.unwrap();
+    let step = 40; // ms between two rows: all of them lie in one half of a day
+    let batch = |numbers: Vec<i64>| {
+        let times: Vec<i64> = numbers.iter().map(|n| NOON_US + n * step * 1000).collect();
+        rows_at(&numbers, &times)
+    };
+    let sorted: Vec<RecordBatch> = (0..122).map(|i| batch((i * 8192..(i + 1) * 8192).collect())).collect();
+    let mixed: Vec<RecordBatch> =
+        (0..122).map(|i| batch((0..8192).map(|n| (i * 8192 + n) * 7919 % (122 * 8192)).collect())).collect();
+    for (what, batches) in [("in order", sorted), ("out of order", mixed)] {
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let started = std::time::Instant::now();
+        let files = table.write(batches).await.unwrap();
+        let us = started.elapsed().as_micros();
+        let bytes: u64 = files.iter().map(super::WrittenFile::bytes).sum();
+        let (ns, per_row) = (us * 1000 / rows as u128, bytes / rows as u64);
+        eprintln!("{what}: {rows} rows of 10 columns, {ns} ns and {per_row} bytes a row, {} files", files.len());
+    }
+}
+
 #[test]
 fn s46_a_location_outside_the_warehouse_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -166,11 +166,21 @@ async fn what_reads_is_allowed() {
         "SELECT repeat('ab', 3), array_agg(n) FROM orders",
         "SELECT unnest(range(DATE '2025-01-01', DATE '2025-02-01', INTERVAL '1 day'))",
         "SELECT date_trunc('day', now()), regexp_replace('aa', 'a', 'b')",
+        "SELECT 'a' || n || NULL || 'b', [1] || 2, [1] || [n], 1 || [2], ['a', 'b'], n || 'x' AS named FROM orders",
         "SHOW TABLES",
     ] {
         let rows = house.ask_as(Some("acme"), sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         assert!(!rows.is_empty(), "{sql}");
     }
+}
+
+#[tokio::test]
+async fn operators_on_texts_and_arrays_mean_what_they_do_elsewhere() {
+    let house = house_of_two();
+    let sql = "SELECT 'a' || n, 'a' || NULL, n || 'b' || n, [1] || [n], [1] || n, 1 || [n] FROM orders WHERE 'x' || n = 'x2'";
+    assert_eq!(house.lines_as(Some("acme"), sql).await, ["a2  2b2 [1, 2] [1, 2] [1, 2]"]);
+    let rows = house.ask("SELECT 'a' || 'b'").await.unwrap();
+    assert_eq!(lines(&rows), ["ab"]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod access;
 mod hostile;
 mod output;
+mod real;
 mod union;
 
 use std::collections::BTreeMap;

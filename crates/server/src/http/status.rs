@@ -27,7 +27,10 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>)
     let wrong = |e: lakegate_model::NameError| Problem::new(StatusCode::BAD_REQUEST, "invalid_name", e.to_string());
     let tenant = asked.tenant.as_deref().map(TenantId::new).transpose().map_err(wrong)?;
     let stream = asked.stream.as_deref().map(StreamName::new).transpose().map_err(wrong)?;
-    let gate = app.gate.status(tenant.as_ref(), stream.as_ref());
+    let mut gate = app.gate.status(tenant.as_ref(), stream.as_ref());
+    for stream in gate.streams.iter_mut().filter(|s| s.snapshot_id.is_none() && s.absorbed_offset > 0) {
+        ask_catalog(&app, stream).await;
+    }
     let log = app.log.status();
     let totals = &gate.totals;
     Ok(Json(json!({
@@ -63,6 +66,18 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>)
         },
         "streams": gate.streams.iter().map(stream_json).collect::<Vec<_>>(),
     })))
+}
+
+/// After a start, the gate knows a table's snapshot only once it commits; the catalog knows it at once. Where the catalog
+/// is away, the snapshot stays unknown.
+async fn ask_catalog(app: &App, stream: &mut StreamStatus) {
+    let Ok(Some(table)) = app.lake.find_table(&stream.table).await else { return };
+    let view = table.view();
+    stream.snapshot_id = view.snapshot_id();
+    stream.last_commit_us = view.committed_at_us();
+    #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
+    let seconds_since = |us: i64| (app.clock.wall_us() - us).max(0) as f64 / 1e6;
+    stream.seconds_since_commit = stream.last_commit_us.map(seconds_since);
 }
 
 fn stream_json(stream: &StreamStatus) -> Value {

@@ -17,7 +17,7 @@ pub(super) fn open(config: &Config, lake: &Lake, memtables: Arc<Memtables>) -> R
     let spill = config.data_dir().join("query-spill");
     empty(&spill)?;
     QueryEngine::new(QueryOptions {
-        lake: Arc::new(Tmp(lake.clone())),
+        lake: Arc::new(lake.clone()),
         memtables,
         memory_limit_bytes: limits.memory.as_usize(),
         default_limits: QueryLimits {
@@ -35,47 +35,8 @@ pub(super) fn open(config: &Config, lake: &Lake, memtables: Arc<Memtables>) -> R
 /// Removes what a process left behind that was killed in the middle of a query.
 fn empty(dir: &Path) -> Result<(), ServeError> {
     match std::fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(ServeError::Folder { dir: dir.to_owned(), source });
-        }
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(ServeError::Folder { dir: dir.to_owned(), source }),
         _ => {}
     }
     folder::make(dir)
-}
-
-struct Tmp(Lake);
-impl std::fmt::Debug for Tmp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("x")
-    }
-}
-impl lakegate_query::LakeTables for Tmp {
-    fn list<'a, 'b>(
-        &'a self,
-    ) -> std::pin::Pin<
-        Box<dyn Future<Output = Result<Vec<lakegate_model::TableName>, lakegate_query::QueryError>> + Send + 'b>,
-    >
-    where
-        'a: 'b,
-        Self: 'b,
-    {
-        Box::pin(async { Ok(self.0.list_tables().await.unwrap_or_default()) })
-    }
-    fn newest_view<'a, 'c, 'b>(
-        &'a self,
-        _: &'c lakegate_model::TableName,
-    ) -> std::pin::Pin<
-        Box<
-            dyn Future<Output = Result<Option<Arc<dyn lakegate_query::LakeView>>, lakegate_query::QueryError>>
-                + Send
-                + 'b,
-        >,
-    >
-    where
-        'a: 'b,
-        'c: 'b,
-        Self: 'b,
-    {
-        Box::pin(async { Ok(None) })
-    }
 }

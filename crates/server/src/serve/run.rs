@@ -225,6 +225,7 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     }
     parts.flushing.abort();
     parts.upkeep.abort();
+    tracing::debug!("closing the log");
     let log = app.log.clone();
     // Joins the log's thread; bounded by its queue, which is empty by now.
     let _ = tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(move || log.close())).await;

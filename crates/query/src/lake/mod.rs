@@ -1,6 +1,8 @@
 //! What queries need of a lake: names, the newest committed view of a table, and its rows as streams.
 //!
-//! The real lake implements it here; tests put a lake in its place that commits at the instants they choose.
+//! The real lake implements it (`committed`); tests put a lake in its place that commits at the instants they choose.
+
+mod committed;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! The engine counts the memory of sorts, joins and groups, not that of one call: `repeat('x', 2000000000)` takes its
 //! gigabytes, even while planning, before any limit is asked. Here such a call is refused from its arguments alone.
 
+mod concat;
+
 use std::any::Any;
 use std::sync::Arc;
 
@@ -21,8 +23,12 @@ use datafusion::logical_expr::{
 
 use crate::error::QueryError;
 
+pub(crate) use concat::BoundedOperators;
+
 /// The most bytes that one call may make for one batch.
 const MAX_RESULT_BYTES: u128 = 64 * 1024 * 1024;
+/// The same for a call of constants, whose result becomes part of the plan and is copied with it.
+const MAX_CONSTANT_BYTES: u128 = 8 * 1024 * 1024;
 /// The bytes of one value of an array, where it is not known.
 const VALUE_BYTES: u128 = 16;
 const DAY_NS: i64 = 86_400_000_000_000;
@@ -41,14 +47,16 @@ fn estimate_for(name: &str) -> Option<Estimate> {
     match name {
         "repeat" => Some(|args| total(&lengths(args.first()?)?, &numbers(args.get(1)?)?, |bytes, times| bytes * times)),
         "lpad" | "rpad" => Some(|args| total(&numbers(args.get(1)?)?, &numbers(args.get(1)?)?, |chars, _| chars * 4)),
-        "concat" | "concat_ws" => Some(|args| Some(args.iter().map(|a| a.get_array_memory_size() as u128).sum())),
+        "concat" | "concat_ws" | "make_array" | "array_concat" | "array_append" | "array_prepend" => {
+            Some(|args| Some(args.iter().map(bytes_of).sum()))
+        }
         "replace" => Some(replaced),
         // Not its result is large but its work: each byte of the one with each of the other.
         "levenshtein" => {
             Some(|args| total(&lengths(args.first()?)?, &lengths(args.get(1)?)?, |left, right| left * right / 16))
         }
         "array_repeat" => Some(|args| {
-            let each = args.first()?.get_array_memory_size() as u128 / (args.first()?.len().max(1) as u128);
+            let each = bytes_of(args.first()?) / (args.first()?.len().max(1) as u128);
             let times: u128 = numbers(args.get(1)?)?.iter().flatten().map(amount).sum();
             Some(times.saturating_mul(each.max(VALUE_BYTES)))
         }),
@@ -59,6 +67,20 @@ fn estimate_for(name: &str) -> Option<Estimate> {
         "range" | "generate_series" => Some(series),
         _ => None,
     }
+}
+
+/// The bytes of these values, without what lies in the same buffers beside them.
+fn bytes_of(array: &ArrayRef) -> u128 {
+    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()) as u128
+}
+
+fn check(name: &str, bytes: u128, is_constant: bool) -> Result<(), QueryError> {
+    let most = if is_constant { MAX_CONSTANT_BYTES } else { MAX_RESULT_BYTES };
+    if bytes <= most {
+        return Ok(());
+    }
+    let of = if is_constant { "a constant" } else { "one batch of rows" };
+    Err(QueryError::TooComplex(format!("{name} would make about {bytes} bytes for {of}, the most is {most}")))
 }
 
 fn amount(value: i64) -> u128 {
@@ -200,11 +222,7 @@ impl ScalarUDFImpl for Bounded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
         let arrays = ColumnarValue::values_to_arrays(&args.args)?;
         let bytes = estimate_for(self.name()).and_then(|estimate| estimate(&arrays)).unwrap_or(0);
-        if bytes > MAX_RESULT_BYTES {
-            let (name, most) = (self.name(), MAX_RESULT_BYTES);
-            let why = format!("{name}() would make about {bytes} bytes for one batch of rows, the most is {most}");
-            return Err(QueryError::TooComplex(why).into());
-        }
+        check(self.name(), bytes, args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_))))?;
         self.0.inner().invoke_with_args(args)
     }
 }
