@@ -9,6 +9,9 @@ use crate::api::{ComponentHealth, GateStatus, HealthState, StreamStatus};
 use crate::gate::{Gate, Inner};
 use crate::streams::Stream;
 
+/// Rows that wait longer for their commit than this, and three times the flush interval, are worth a word.
+const COMMIT_PATIENCE_US: i64 = 10_000_000;
+
 impl Gate {
     /// Figures of the streams that are asked for; all where nothing is said.
     #[must_use]
@@ -100,6 +103,12 @@ impl Inner {
         let failing: Vec<_> =
             units.iter().filter_map(|unit| unit.last_error().map(|error| format!("{}: {error}", unit.table))).collect();
         let halted = units.iter().any(|unit| unit.is_halted());
+        let now = self.clock.wall_us();
+        let patience_us = COMMIT_PATIENCE_US.max(self.settings.flush_interval_us.saturating_mul(3));
+        let late = units.iter().filter_map(|unit| Some((unit, now - unit.memtable.frozen().first()?.oldest_us)));
+        let late = late.filter(|(unit, age_us)| *age_us > patience_us && unit.last_error().is_none());
+        let late = late.map(|(unit, age_us)| format!("{}: rows wait for their commit since {} s", unit.table, age_us / 1_000_000));
+        let failing: Vec<_> = failing.into_iter().chain(late).collect();
         let state = if failing.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
         let mut message = failing.join("; ");
         if halted {

@@ -141,7 +141,9 @@ fn may_deepen(token: &Token, before: &Token) -> bool {
         Token::Word(word) => word.quote_style.is_none() && DEEPENING.contains(&word.keyword),
         Token::Minus | Token::Plus => !matches!(before, Token::Comma | Token::LParen),
         Token::Comma | Token::Period | Token::LParen | Token::RParen | Token::SemiColon | Token::EOF => false,
-        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Placeholder(_) => false,
+        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Placeholder(_) => {
+            false
+        }
         _ => true,
     }
 }

@@ -131,7 +131,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c01_what_was_acknowledged_is_seen_at_once_and_after_kill_and_after_stop_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -154,7 +154,7 @@ async fn c01_what_was_acknowledged_is_seen_at_once_and_after_kill_and_after_stop
     server.kill();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_path_answers_in_its_own_form() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -207,7 +207,7 @@ async fn every_path_answers_in_its_own_form() {
     assert_eq!(server.stop(), Some(0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_ask_a_running_server_and_say_when_there_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -225,7 +225,69 @@ async fn the_commands_ask_a_running_server_and_say_when_there_is_none() {
     server.kill();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_shows_what_becomes_durable_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    server.send("clicks", 0..3).await;
+    let mut events = reqwest::Client::new()
+        .get(format!("{}/api/feeds/clicks?limit=2", server.url))
+        .header("accept", "text/event-stream")
+        .send()
+        .await
+        .unwrap();
+    let tail = lakegate()
+        .env("LAKEGATE_URL", &server.url)
+        .args(["tail", "clicks", "-n", "2"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut tail = Some(tail);
+    // The command begins at an instant of its own, so that records come until it has seen its two.
+    let mut id = 3;
+    while tail.as_mut().unwrap().try_wait().unwrap().is_none() {
+        server.send("clicks", id..id + 1).await;
+        id += 1;
+        assert!(id < 5_000, "the tail saw nothing");
+    }
+    let said = text(&tail.take().unwrap().wait_with_output().unwrap().stdout);
+    let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 2, "{said}");
+    assert!(rows.iter().all(|row| row["event_type"] == "made" && row["event_id"].is_string()), "{said}");
+    let mut all = String::new();
+    while let Some(piece) = events.chunk().await.unwrap() {
+        all += &text(&piece);
+    }
+    assert_eq!(all.matches("data: ").count(), 2, "{all}");
+    assert!(all.contains("\"event_id\":\"e3\""), "from latest, the first is the first new one: {all}");
+    server.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_reach_a_collector_with_the_name_of_the_service() {
+    let (spans, mut received) = tokio::sync::mpsc::channel::<Vec<u8>>(64);
+    let export = axum::routing::post(move |body: axum::body::Bytes| async move {
+        let _ = spans.try_send(body.to_vec());
+        ([("content-type", "application/grpc"), ("grpc-status", "0")], axum::body::Bytes::from_static(&[0; 5]))
+    });
+    let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let collector = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route(path, export)).await });
+    let dir = tempfile::tempdir().unwrap();
+    let environment =
+        [("LAKEGATE__TELEMETRY__OTLP_ENDPOINT", collector.as_str()), ("LAKEGATE__TELEMETRY__TRACE_RATIO", "1")];
+    let server = Server::start_with(dir.path(), &environment).await;
+    server.send("clicks", 0..1).await;
+    assert_eq!(tokio::task::spawn_blocking(move || server.stop()).await.unwrap(), Some(0));
+    let sent = tokio::time::timeout(Duration::from_secs(10), received.recv()).await.unwrap().unwrap();
+    let sent = text(&sent);
+    for part in ["lakegate", "service.instance.id", "gw-1", "correlation_id"] {
+        assert!(sent.contains(part), "{part} is not in {sent:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_server_on_the_same_folder_or_port_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -239,7 +301,7 @@ async fn a_second_server_on_the_same_folder_or_port_does_not_start() {
     server.kill();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_its_log_works_and_says_loudly_what_that_costs() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &[("LAKEGATE__STORAGE__WAL_ENABLED", "false")]).await;

@@ -4,15 +4,15 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use datafusion::arrow::array::AsArray;
 use datafusion::arrow::compute::kernels::concat_elements::concat_elements_utf8;
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::utils::list_ndims;
 use datafusion::common::{DFSchema, Result as EngineResult, ScalarValue};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion::arrow::array::AsArray;
-use datafusion::common::utils::list_ndims;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::{bytes_of, check};

@@ -51,7 +51,8 @@ impl fmt::Debug for CommittedView {
 impl CommittedView {
     fn new(view: Arc<TableView>) -> Self {
         let current = view.snapshots().into_iter().find(|s| Some(s.snapshot_id) == view.snapshot_id());
-        let totals = current.iter().flat_map(|s| &s.summary).filter_map(|(key, value)| Some((key.clone(), value.parse().ok()?)));
+        let totals =
+            current.iter().flat_map(|s| &s.summary).filter_map(|(key, value)| Some((key.clone(), value.parse().ok()?)));
         let totals = totals.filter(|(key, _)| key.starts_with("total-")).collect();
         Self { view, totals }
     }

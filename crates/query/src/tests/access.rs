@@ -177,7 +177,8 @@ async fn what_reads_is_allowed() {
 #[tokio::test]
 async fn operators_on_texts_and_arrays_mean_what_they_do_elsewhere() {
     let house = house_of_two();
-    let sql = "SELECT 'a' || n, 'a' || NULL, n || 'b' || n, [1] || [n], [1] || n, 1 || [n] FROM orders WHERE 'x' || n = 'x2'";
+    let sql =
+        "SELECT 'a' || n, 'a' || NULL, n || 'b' || n, [1] || [n], [1] || n, 1 || [n] FROM orders WHERE 'x' || n = 'x2'";
     assert_eq!(house.lines_as(Some("acme"), sql).await, ["a2  2b2 [1, 2] [1, 2] [1, 2]"]);
     let rows = house.ask("SELECT 'a' || 'b'").await.unwrap();
     assert_eq!(lines(&rows), ["ab"]);

@@ -231,3 +231,29 @@ async fn more_queries_than_may_run_are_told_to_come_back() {
     held.pop();
     assert!(house.engine.sql(request()).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sort_larger_than_the_memory_goes_to_the_folder_for_it_and_leaves_nothing_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new();
+    let engine = QueryEngine::new(QueryOptions {
+        lake: house.lake.clone(),
+        memtables: house.memtables.clone(),
+        memory_limit_bytes: 24 * 1024 * 1024,
+        default_limits: LIMITS,
+        concurrent: 4,
+        target_partitions: 2,
+        spill_dir: Some(folder.path().to_owned()),
+    })
+    .unwrap();
+    let sql =
+        "SELECT value, repeat('x', 100) AS x FROM generate_series(1, 300000) ORDER BY value % 1000, value".to_owned();
+    let sorted = engine.sql(QueryRequest { sql: sql.clone(), ..QueryRequest::default() }).await.unwrap();
+    let batches = sorted.collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 300_000);
+    assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 1000);
+    assert!(matches!(refused(&House::with(LIMITS, 24 * 1024 * 1024), &sql).await, QueryError::OutOfMemory { .. }));
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().flat_map(|d| std::fs::read_dir(d.unwrap().path()).unwrap()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -53,9 +53,10 @@ struct Progress {
     done: AtomicBool,
 }
 
-/// Counts by the statistics, by a scan, and by a join of the table with itself.
+/// Counts exactly, by the statistics, by a scan, and by a join of the table with itself.
 async fn count_until_done(house: Arc<House>, progress: Arc<Progress>) {
     let statements = [
+        EXACT_COUNT,
         "SELECT count(*) FROM orders",
         "SELECT count(n) FROM orders WHERE n >= 0",
         "SELECT count(*) FROM orders a JOIN orders b ON a.n = b.n",

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use lakegate_ingest::GateOpenError;
 
 use super::config::load;
 use super::exit::Exit;
@@ -51,7 +52,10 @@ pub(crate) fn run(args: &ServeArgs) -> Exit {
         Err(e) => {
             note(&format!("error: {e}"));
             match e {
-                ServeError::DataDirInUse { .. } | ServeError::Bind { .. } => Exit::Temporary,
+                ServeError::DataDirInUse { .. } | ServeError::Bind { .. } | ServeError::CatalogAway(_) => {
+                    Exit::Temporary
+                }
+                ServeError::Gate(GateOpenError::Lake { .. }) => Exit::Temporary,
                 ServeError::Interrupted => Exit::Interrupted,
                 _ => Exit::Failure,
             }

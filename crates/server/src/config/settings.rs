@@ -332,7 +332,8 @@ pub(crate) struct Limits {
     pub(crate) sql: SqlLimits,
     /// The HTTP listener.
     pub(crate) http: HttpLimits,
-    /// How long a stop may take: requests in flight end, memory is committed. What is left then stays in the log.
+    /// How long a stop may take: requests in flight have the first half to end, then memory is committed. What is left
+    /// then stays in the log.
     pub(crate) drain_timeout: Period,
 }
 

@@ -58,6 +58,9 @@ pub(crate) enum ServeError {
     /// The warehouse does not open.
     #[error("the warehouse does not open: {0}")]
     Warehouse(String),
+    /// The catalog cannot be reached.
+    #[error("the catalog cannot be reached: {0}; start again when it can")]
+    CatalogAway(String),
     /// The catalog does not open.
     #[error("the catalog does not open: {0}")]
     Catalog(String),

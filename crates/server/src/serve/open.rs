@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lakegate_env::{Clock, DirLock, Disk, Random, RealDisk, SystemClock, SystemRandom};
 use lakegate_ingest::{Gate, GateOptions, GateSettings, StreamDeclaration};
 use lakegate_lake::{
-    Catalog, Compression, EmbeddedCatalog, EmbeddedOptions, Lake, LakeOptions, Offload, RestCatalog, RestOptions,
-    TokioPause, Warehouse, Writer,
+    Catalog, CatalogError, Compression, EmbeddedCatalog, EmbeddedOptions, Lake, LakeOptions, Offload, RestCatalog,
+    RestOptions, TokioPause, Warehouse, Writer,
 };
 use lakegate_log::{Driver, Log, LogMode, LogOptions};
 use lakegate_memtable::Memtables;
@@ -114,7 +114,10 @@ async fn open_lake(
 ) -> Result<(Lake, Option<Arc<EmbeddedCatalog>>), ServeError> {
     let settings = &config.settings;
     let warehouse = Warehouse::open_folder(&warehouse_dir(config)).map_err(|e| ServeError::Warehouse(e.to_string()))?;
-    let failed = |e: lakegate_lake::CatalogError| ServeError::Catalog(e.to_string());
+    let failed = |e: CatalogError| match e {
+        CatalogError::Unavailable(why) => ServeError::CatalogAway(why),
+        other => ServeError::Catalog(other.to_string()),
+    };
     let (catalog, embedded): (Arc<dyn Catalog>, _) = if settings.catalog.uri.is_empty() {
         let database = database_file(&settings.catalog.database);
         if let Some(dir) = database.parent().filter(|dir| !dir.as_os_str().is_empty()) {

@@ -35,7 +35,9 @@ pub(super) fn open(config: &Config, lake: &Lake, memtables: Arc<Memtables>) -> R
 /// Removes what a process left behind that was killed in the middle of a query.
 fn empty(dir: &Path) -> Result<(), ServeError> {
     match std::fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(ServeError::Folder { dir: dir.to_owned(), source }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(ServeError::Folder { dir: dir.to_owned(), source });
+        }
         _ => {}
     }
     folder::make(dir)

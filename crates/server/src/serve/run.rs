@@ -148,7 +148,7 @@ impl Parts {
                 max_connections: usize::try_from(settings.ingestion.max_connections).unwrap_or(usize::MAX),
                 max_message_bytes: settings.ingestion.message_bytes_max.as_usize(),
                 receive_budget_bytes: settings.ingestion.memory_budget.as_usize() / 2,
-                drain_timeout: settings.limits.drain_timeout.get(),
+                drain_timeout: settings.limits.drain_timeout.get() / 2,
                 ..GrpcLimits::default()
             },
         };
@@ -201,7 +201,8 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     app.readiness.set(Some("the server is ending"));
     tokio::time::sleep(NOTICE.min(within)).await;
     stop.cancel();
-    let drained = tokio::time::timeout_at(deadline, async {
+    // A client that does not let go must not take the time that memory needs to get into the lake.
+    let drained = tokio::time::timeout(within / 2, async {
         // A listener that has ended has nothing left to drain, and its end was looked at already.
         if !parts.grpc.is_finished() {
             let _ = parts.grpc.await;
@@ -211,7 +212,7 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
         }
     });
     if drained.await.is_err() {
-        tracing::warn!(within_ms = within.as_millis(), "requests were cut off at limits.drain_timeout");
+        tracing::warn!("connections were cut off at half of limits.drain_timeout");
     }
     app.gate.close("the server is ending");
     match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {
