@@ -107,7 +107,8 @@ impl Inner {
         let patience_us = COMMIT_PATIENCE_US.max(self.settings.flush_interval_us.saturating_mul(3));
         let late = units.iter().filter_map(|unit| Some((unit, now - unit.memtable.frozen().first()?.oldest_us)));
         let late = late.filter(|(unit, age_us)| *age_us > patience_us && unit.last_error().is_none());
-        let late = late.map(|(unit, age_us)| format!("{}: rows wait for their commit since {} s", unit.table, age_us / 1_000_000));
+        let late = late
+            .map(|(unit, age_us)| format!("{}: rows wait for their commit since {} s", unit.table, age_us / 1_000_000));
         let failing: Vec<_> = failing.into_iter().chain(late).collect();
         let state = if failing.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
         let mut message = failing.join("; ");

@@ -10,12 +10,16 @@ use parking_lot::RwLock;
 
 use crate::table::Memtable;
 
+/// So few that a query, which copies the open batch, copies little.
+const BATCH_ROWS: usize = 4096;
+
 /// The memtables of all tables, shared by who writes and who queries.
 #[derive(Debug)]
 pub struct Memtables {
     log: LogId,
     durable: Arc<AtomicU64>,
     bytes: Arc<AtomicUsize>,
+    batch_rows: usize,
     tables: RwLock<BTreeMap<TableName, Arc<Memtable>>>,
 }
 
@@ -23,7 +27,14 @@ impl Memtables {
     /// An empty registry for rows of the log `log`, whose durable offset (exclusive) `durable` shows.
     #[must_use]
     pub fn new(log: LogId, durable: Arc<AtomicU64>) -> Self {
-        Self { log, durable, bytes: Arc::default(), tables: RwLock::default() }
+        Self { log, durable, bytes: Arc::default(), batch_rows: BATCH_ROWS, tables: RwLock::default() }
+    }
+
+    /// Gathers rows of small requests into batches of at most so many, instead of 4096.
+    #[must_use]
+    pub fn with_batch_rows(mut self, batch_rows: usize) -> Self {
+        self.batch_rows = batch_rows.max(1);
+        self
     }
 
     /// The log that the rows' offsets belong to.
@@ -43,7 +54,9 @@ impl Memtables {
         if let Some(found) = self.get(table) {
             return found;
         }
-        let make = || Arc::new(Memtable::new(table.clone(), schema, self.durable.clone(), self.bytes.clone()));
+        let make = || {
+            Arc::new(Memtable::new(table.clone(), schema, self.durable.clone(), self.bytes.clone(), self.batch_rows))
+        };
         self.tables.write().entry(table.clone()).or_insert_with(make).clone()
     }
 

@@ -14,9 +14,6 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::part::{Chunk, FrozenPart, MemPart, MemSnapshot, Run, rows_below};
 use crate::rows::RowBuilder;
 
-/// An open builder is closed into a chunk at so many rows, so that a snapshot never copies more than these.
-const CHUNK_ROWS: usize = 4096;
-
 /// Figures of one memtable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemtableStats {
@@ -57,6 +54,8 @@ pub struct Memtable {
     table: TableName,
     durable: Arc<AtomicU64>,
     total_bytes: Arc<AtomicUsize>,
+    /// The open rows are closed into a batch at so many.
+    batch_rows: usize,
     state: Mutex<State>,
 }
 
@@ -66,9 +65,10 @@ impl Memtable {
         schema: SchemaRef,
         durable: Arc<AtomicU64>,
         total_bytes: Arc<AtomicUsize>,
+        batch_rows: usize,
     ) -> Self {
         let state = State { schema, active: Active::default(), frozen: VecDeque::new() };
-        Self { table, durable, total_bytes, state: Mutex::new(state) }
+        Self { table, durable, total_bytes, batch_rows, state: Mutex::new(state) }
     }
 
     /// The table that the rows will go into.
@@ -201,7 +201,7 @@ impl MemtableGuard<'_> {
         active.bytes += grown;
         active.note(first_offset, next_offset, rows - before, now_us);
         self.memtable.total_bytes.fetch_add(grown, Ordering::Relaxed);
-        if rows >= CHUNK_ROWS { self.close_open() } else { Ok(()) }
+        if rows >= self.memtable.batch_rows { self.close_open() } else { Ok(()) }
     }
 
     /// Adds the rows of one request whole.

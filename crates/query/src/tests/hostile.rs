@@ -108,7 +108,7 @@ async fn s21_too_many_rows_or_bytes_end_the_result() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s21_deep_texts_end_by_an_error_and_not_by_the_stack() {
-    let house = House::with(SHORT, 64 * 1024 * 1024);
+    let house = House::with(LIMITS, 64 * 1024 * 1024);
     house.push(&name("default", "orders"), numbers(0..10));
     let nested = |open: &str, core: &str, close: &str, times: usize| {
         format!("SELECT {}{core}{}", open.repeat(times), close.repeat(times))

@@ -12,7 +12,8 @@ use super::status::fail;
 pub(crate) struct TailArgs {
     /// The stream
     stream: String,
-    /// Where to begin: an offset of the log, `earliest` (what the log still holds), or `latest`
+    /// Where to begin: `latest`, `earliest` (all that waits in memory), or at an offset of the log in memory; what is in
+    /// the lake already, SQL reads
     #[arg(long, default_value = "latest", value_parser = parse_from)]
     from: String,
     /// Of one tenant only

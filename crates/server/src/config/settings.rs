@@ -74,7 +74,8 @@ pub(crate) struct Ingestion {
     /// The most gRPC connections at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) max_connections: u32,
-    /// The most records that one internal batch gathers before it is handed on.
+    /// The most records that one internal batch gathers before it is handed on: rows of small requests share a batch in
+    /// memory until it has so many.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) batch_size: u32,
     /// The most records that one request may bring.
@@ -142,7 +143,8 @@ pub(crate) struct Storage {
     pub(crate) warehouse: String,
     /// Parquet files aim at this size.
     pub(crate) target_file_bytes: Size,
-    /// Writes are told to come back later when the disk of the log has less room than this.
+    /// `/health` says `degraded` when the disk of `node.data_dir` has less room than this. Writes go on until the log
+    /// finds no room for a segment; then they are told to come back later.
     pub(crate) min_free_disk: Size,
     /// The write-ahead log.
     pub(crate) wal: Wal,

@@ -54,7 +54,10 @@ pub(super) async fn open(config: &Config) -> Result<Opened, ServeError> {
     let lock = folder::lock(&*disk, &data_dir)?;
     let log = open_log(config, disk.clone(), clock.clone(), random.clone()).await?;
     let (lake, catalog) = open_lake(config, &log, clock.clone(), random.clone()).await?;
-    let memtables = Arc::new(Memtables::new(log.id(), log.durable_handle()));
+    let memtables = Arc::new(
+        Memtables::new(log.id(), log.durable_handle())
+            .with_batch_rows(usize::try_from(config.settings.ingestion.batch_size).unwrap_or(usize::MAX)),
+    );
     let options = GateOptions {
         settings: gate_settings(config),
         streams: config

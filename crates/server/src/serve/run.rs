@@ -161,7 +161,7 @@ impl Parts {
             flushing: tokio::spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
             http: tokio::spawn(http::serve(listeners.http, router, limits, app.open_connections.clone(), stop.clone())),
-            upkeep: tokio::spawn(upkeep::run(app.clone())),
+            upkeep: tokio::spawn(upkeep::run(app.metrics.clone())),
             progress: app.log.subscribe(),
         }
     }

@@ -74,7 +74,7 @@ async fn round(args: &LatencyArgs, flush_interval: &str) -> Result<Round, Failur
         let us = u64::try_from(start.elapsed().as_micros())?;
         answered.push(us);
         count += 1;
-        if count % 20 == 0 {
+        if count.is_multiple_of(20) {
             seen.push(us + visible(&server, &channel, &mut numbers).await?);
         }
     }

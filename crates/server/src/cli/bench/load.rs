@@ -66,7 +66,11 @@ fn payload_of(payload: Payload, shape: Shape, numbers: &mut Numbers) -> String {
     let text = |numbers: &mut Numbers, words: u64| match payload {
         Payload::Random => (0..words * 2).map(|_| format!("{:x}", numbers.next())).collect::<String>(),
         Payload::Plain => (0..words)
-            .map(|_| ["alpha ", "beta ", "gamma "][usize::try_from(numbers.next() % 3).unwrap_or(0)])
+            .map(|_| match numbers.next() % 3 {
+                0 => "alpha ",
+                1 => "beta ",
+                _ => "gamma ",
+            })
             .collect(),
     };
     match shape {
@@ -79,7 +83,7 @@ fn payload_of(payload: Payload, shape: Shape, numbers: &mut Numbers) -> String {
             numbers.next() % 1000,
             numbers.next() % 100,
             numbers.next() % 50,
-            numbers.next() % 2 == 0,
+            numbers.next().is_multiple_of(2),
             numbers.next() % 9 + 1,
             numbers.next() % 60,
             text(numbers, 3).trim_end()
