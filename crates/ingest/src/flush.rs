@@ -218,7 +218,15 @@ impl Inner {
                 Ok(true)
             }
             Err(error @ CommitError::Unavailable { .. }) => Err(FlushError::Later(error.to_string())),
-            Err(error) => Err(FlushError::Halted(error.to_string())),
+            Err(error) => {
+                // Another writer, another table, or a commit of an earlier run that came late: what is in memory does
+                // not follow on what the table has. A restart replays from the table's own position.
+                self.close(format!(
+                    "{} cannot be committed to: {error}; restart to go on from the table's position",
+                    unit.table
+                ));
+                Err(FlushError::Halted(error.to_string()))
+            }
         }
     }
 

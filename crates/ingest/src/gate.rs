@@ -324,7 +324,7 @@ impl Inner {
         self.closed.lock().clone()
     }
 
-    fn close(&self, reason: String) {
+    pub(crate) fn close(&self, reason: String) {
         self.closed.lock().get_or_insert(reason);
         self.is_closed.store(true, Ordering::Release);
         self.flush_wanted.notify_one();

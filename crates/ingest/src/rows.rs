@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::error::ArrowError;
-use lakegate_memtable::{MemtableGuard, Value};
+use lakegate_memtable::{MemtableGuard, RowBuilder, Value};
 
 use crate::batch::{Group, RowKey};
 use crate::flush::TableUnit;
@@ -33,7 +33,11 @@ impl<'a> Group<'a> {
     /// # Errors
     /// A required column holds a null; the shaper lets none in.
     pub(crate) fn take_rows(&mut self) -> Result<ReadyRows<'a>, ArrowError> {
-        let many = self.many.take().filter(|rows| rows.rows() > 0).map(|mut rows| rows.finish()).transpose()?;
+        let finish = |mut rows: RowBuilder| {
+            self.stream.shaper.learn(&rows);
+            rows.finish()
+        };
+        let many = self.many.take().filter(|rows| rows.rows() > 0).map(finish).transpose()?;
         Ok(ReadyRows {
             stream: self.stream.clone(),
             few: std::mem::take(&mut self.few),

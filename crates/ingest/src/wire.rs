@@ -89,6 +89,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Few records are smaller: room for so many is taken at once.
+const SMALL_RECORD_BYTES: usize = 128;
+
 /// The top level of a request.
 #[derive(Debug, Default)]
 pub(crate) struct BatchRequest<'a> {
@@ -102,7 +105,7 @@ pub(crate) struct BatchRequest<'a> {
 impl<'a> BatchRequest<'a> {
     /// Finds the records; looks into none.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
-        let mut request = Self::default();
+        let mut request = Self { records: Vec::with_capacity(bytes.len() / SMALL_RECORD_BYTES), ..Self::default() };
         let mut cursor = Cursor::new(bytes);
         while let Some((field, item)) = cursor.next()? {
             match (field, item) {

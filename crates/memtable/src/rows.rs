@@ -84,6 +84,9 @@ pub fn arrow_schema(contract: &Contract) -> SchemaRef {
     Arc::new(Schema::new(contract.columns.iter().map(field).collect::<Vec<_>>()))
 }
 
+/// Bytes of text in a row of which nothing is known.
+const DEFAULT_ROW_BYTES: usize = 16;
+
 const UTC: &str = "+00:00";
 
 /// The builder of one column.
@@ -114,7 +117,8 @@ pub enum ColumnBuilder {
 }
 
 impl ColumnBuilder {
-    fn new(column_type: ColumnType, rows: usize) -> Self {
+    /// `row_bytes`: how many bytes of text a row is expected to have.
+    fn new(column_type: ColumnType, rows: usize, row_bytes: usize) -> Self {
         match column_type {
             ColumnType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
             ColumnType::Int => Self::Int(Int32Builder::with_capacity(rows)),
@@ -128,8 +132,8 @@ impl ColumnBuilder {
             ColumnType::Timestamp | ColumnType::Timestamptz => Self::Timestamp(
                 TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(arrow_type(column_type)),
             ),
-            ColumnType::String | ColumnType::Json => Self::Text(StringBuilder::with_capacity(rows, rows * 16)),
-            ColumnType::Binary => Self::Binary(LargeBinaryBuilder::with_capacity(rows, rows * 16)),
+            ColumnType::String | ColumnType::Json => Self::Text(StringBuilder::with_capacity(rows, rows * row_bytes)),
+            ColumnType::Binary => Self::Binary(LargeBinaryBuilder::with_capacity(rows, rows * row_bytes)),
             ColumnType::StringMap => {
                 let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
                 let (keys, values) = (StringBuilder::with_capacity(0, 0), StringBuilder::with_capacity(0, 0));
@@ -174,6 +178,14 @@ impl ColumnBuilder {
             (Self::Map(b), _) => b.append(false)?,
         }
         Ok(())
+    }
+
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(builder) => builder.values_slice().len(),
+            Self::Binary(builder) => builder.values_slice().len(),
+            _ => 0,
+        }
     }
 
     fn finish(&mut self) -> ArrayRef {
@@ -233,8 +245,23 @@ impl RowBuilder {
     /// Builders for the contract's columns with room for `rows` rows. `schema` is [`arrow_schema`] of the contract.
     #[must_use]
     pub fn new(contract: &Contract, schema: SchemaRef, rows: usize) -> Self {
-        let columns = contract.columns.iter().map(|c| ColumnBuilder::new(c.column_type, rows)).collect();
+        Self::with_row_bytes(contract, schema, rows, &[])
+    }
+
+    /// The same, with room for `row_bytes` bytes of text in each row of each column, as [`Self::row_bytes`] told them of
+    /// rows like these: a builder that grows copies what it has, and touches memory that it then gives back.
+    #[must_use]
+    pub fn with_row_bytes(contract: &Contract, schema: SchemaRef, rows: usize, row_bytes: &[usize]) -> Self {
+        let expected = row_bytes.iter().copied().chain(std::iter::repeat(DEFAULT_ROW_BYTES));
+        let columns = contract.columns.iter().zip(expected);
+        let columns = columns.map(|(c, bytes)| ColumnBuilder::new(c.column_type, rows, bytes)).collect();
         Self { schema, columns, rows: 0, bytes: 0 }
+    }
+
+    /// How many bytes of text a row has in each column, on average and rounded up.
+    #[must_use]
+    pub fn row_bytes(&self) -> Vec<usize> {
+        self.columns.iter().map(|column| column.text_bytes().div_ceil(self.rows.max(1))).collect()
     }
 
     /// Appends one row of as many values as there are columns, each of its column's type.

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement as SqlStatement, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::error::QueryError;
+use crate::pace::JOIN_BATCH_ROWS;
 
 /// The longest text of a query.
 const MAX_TEXT_BYTES: usize = 1024 * 1024;
@@ -26,6 +27,8 @@ const MAX_TOKENS: usize = 25_000;
 /// (dropping it, above all) needs less than 10 KiB a level, and query threads have 32 MiB; planning takes time by the
 /// square of the depth.
 const MAX_OPERATORS: usize = 1_000;
+/// The most bytes of a batch that copies of constants may take.
+const MAX_CONSTANT_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The deepest nesting of brackets. The parser tries several readings of an opening bracket.
 const MAX_BRACKETS: usize = 32;
 /// The parser's own bound on how deep it calls itself.
@@ -83,9 +86,37 @@ pub(crate) fn is_show(statement: &Statement) -> bool {
     matches!(statement, Statement::Statement(s) if shows(s))
 }
 
+/// How many rows a batch of this plan may have: a constant is copied for each row where an expression needs it, and a
+/// row for each that it is joined with, all of that uncounted by the memory limit.
+pub(crate) fn batch_rows(plan: &LogicalPlan, most: usize) -> Result<usize, QueryError> {
+    let (mut bytes, mut multiplies) = (0_usize, false);
+    let mut count = |expr: &Expr| {
+        expr.apply(|inner| match inner {
+            // A list is looked up, not copied.
+            Expr::InList(_) => Ok(TreeNodeRecursion::Jump),
+            Expr::Literal(value, _) => {
+                bytes = bytes.saturating_add(value.size().saturating_sub(size_of_val(value)));
+                Ok(TreeNodeRecursion::Continue)
+            }
+            _ => Ok(TreeNodeRecursion::Continue),
+        })
+    };
+    let visited = plan.apply_with_subqueries(|node| {
+        multiplies |= matches!(node, LogicalPlan::Join(_) | LogicalPlan::Unnest(_) | LogicalPlan::RecursiveQuery(_));
+        if matches!(node, LogicalPlan::Values(_)) {
+            Ok(TreeNodeRecursion::Continue)
+        } else {
+            node.apply_expressions(&mut count)
+        }
+    });
+    visited.map_err(|e| QueryError::from_engine(&e, 0))?;
+    let most = if multiplies { most.min(JOIN_BATCH_ROWS) } else { most };
+    Ok((MAX_CONSTANT_BATCH_BYTES / bytes.max(1)).clamp(1, most.max(1)))
+}
+
 /// A second look, at what the planner made of it.
 pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<(), QueryError> {
-    let mut refused = None;
+    let (mut refused, mut gathers) = (None, None);
     let visited = plan.apply_with_subqueries(|node| {
         refused = match node {
             LogicalPlan::Ddl(ddl) => Some(ddl.name().to_owned()),
@@ -94,14 +125,40 @@ pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<(), QueryError> {
             LogicalPlan::Statement(statement) => Some(statement.name().to_owned()),
             _ => None,
         };
+        if let LogicalPlan::Window(window) = node
+            && let Some(found) = window.window_expr.iter().find_map(gathering_window)
+        {
+            gathers = Some(found);
+            return Ok(TreeNodeRecursion::Stop);
+        }
         Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
+    if let Some(name) = gathers {
+        let why = format!("{name} OVER … would hold all rows once for each row; group in a subquery, and join");
+        return Err(QueryError::TooComplex(why));
+    }
     match (visited, refused) {
         (Err(e), _) => Err(QueryError::from_engine(&e, 0)),
         (Ok(_), Some(what)) => Err(refuse(&what)),
         (Ok(_), None) => Ok(()),
     }
 }
+
+/// The name of a function that gives every row of its window for each of them.
+fn gathering_window(expr: &Expr) -> Option<String> {
+    let mut found = None;
+    let visited = expr.apply(|inner| {
+        if let Expr::WindowFunction(function) = inner
+            && GATHERING.contains(&function.fun.name())
+        {
+            found = Some(function.fun.name().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    visited.ok().and(found)
+}
+
+const GATHERING: [&str; 2] = ["array_agg", "string_agg"];
 
 fn too_complex(why: String) -> QueryError {
     QueryError::TooComplex(why)

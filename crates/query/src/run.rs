@@ -168,7 +168,10 @@ impl Job {
             Some(limit) if is_query => first_rows(logical, limit).map_err(failed)?,
             _ => logical,
         };
-        let plan = state.create_physical_plan(&logical).await.map_err(failed)?;
+        let optimized = state.optimize(&logical).map_err(failed)?;
+        let batch_rows = guard::batch_rows(&optimized, state.config().batch_size())?;
+        state.config_mut().options_mut().execution.batch_size = batch_rows;
+        let plan = state.query_planner().create_physical_plan(&optimized, &state).await.map_err(failed)?;
         Ok((plan, state.task_ctx()))
     }
 }

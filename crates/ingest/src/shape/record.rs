@@ -10,6 +10,7 @@ use lakegate_memtable::{RowBuilder, Value, arrow_schema};
 use lakegate_model::{
     ColumnSource, ColumnType, Contract, Field, PayloadFormat, ReasonCode, Refusal, TimeFormat, Undeclared,
 };
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::leaf::{read_leaf, timestamp};
@@ -32,6 +33,8 @@ pub(crate) struct Shaper {
     keeps_others: bool,
     has_payload_column: bool,
     payload_is_text: bool,
+    /// Bytes of text in a row of each column, as the last large request had them.
+    row_bytes: Mutex<Vec<usize>>,
     /// The columns that together tell one event from another.
     pub(crate) key_columns: Vec<usize>,
 }
@@ -87,6 +90,7 @@ impl Shaper {
             tree: Node::of(&contract),
             keeps_others: contract.columns.iter().any(|c| c.source == ColumnSource::Envelope(Field::Undeclared)),
             has_payload_column: payload_column.is_some(),
+            row_bytes: Mutex::default(),
             key_columns: key_columns(&contract),
             payload_is_text: payload_column.is_none_or(|c| c.column_type != ColumnType::Binary),
             contract,
@@ -95,7 +99,14 @@ impl Shaper {
 
     /// An empty builder for rows of this contract.
     pub(crate) fn rows(&self, rows: usize) -> RowBuilder {
-        RowBuilder::new(&self.contract, self.schema.clone(), rows)
+        let row_bytes = self.row_bytes.lock().clone();
+        RowBuilder::with_row_bytes(&self.contract, self.schema.clone(), rows, &row_bytes)
+    }
+
+    /// Takes the size of these rows for that of the ones to come, with a little to spare.
+    pub(crate) fn learn(&self, rows: &RowBuilder) {
+        let expected = rows.row_bytes().into_iter().map(|bytes| bytes + bytes.div_ceil(16)).collect();
+        *self.row_bytes.lock() = expected;
     }
 
     /// Reads one record into `row`: as many values as the contract has columns.

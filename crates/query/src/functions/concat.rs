@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::{bytes_of, check};
+use super::{arrays_of, check, is_constant, joined};
 
 /// Goes before the engine's own planners.
 #[derive(Debug)]
@@ -102,9 +102,10 @@ impl ScalarUDFImpl for TextConcat {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
-        let is_constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let is_constant = is_constant(&args.args);
+        let rows = if is_constant { 1 } else { args.number_rows };
+        check(self.name(), joined(&arrays_of(&args.args)?, rows), is_constant)?;
         let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        check(self.name(), arrays.iter().map(bytes_of).sum(), is_constant)?;
         let [left, right] = arrays.as_slice() else { return Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None))) };
         let joined = concat_elements_utf8(left.as_string::<i32>(), right.as_string::<i32>())?;
         if is_constant {

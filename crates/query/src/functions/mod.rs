@@ -41,32 +41,62 @@ pub(crate) fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
         .collect()
 }
 
-type Estimate = fn(&[ArrayRef]) -> Option<u128>;
+/// From the arguments (a constant has one row) and the count of rows.
+type Estimate = fn(&[ArrayRef], usize) -> Option<u128>;
 
 fn estimate_for(name: &str) -> Option<Estimate> {
     match name {
-        "repeat" => Some(|args| total(&lengths(args.first()?)?, &numbers(args.get(1)?)?, |bytes, times| bytes * times)),
-        "lpad" | "rpad" => Some(|args| total(&numbers(args.get(1)?)?, &numbers(args.get(1)?)?, |chars, _| chars * 4)),
+        "repeat" => Some(|args, rows| {
+            total(&lengths(args.first()?)?, &numbers(args.get(1)?)?, rows, |bytes, times| bytes * times)
+        }),
+        "lpad" | "rpad" => {
+            Some(|args, rows| total(&numbers(args.get(1)?)?, &lengths(args.first()?)?, rows, |chars, _| chars * 4))
+        }
         "concat" | "concat_ws" | "make_array" | "array_concat" | "array_append" | "array_prepend" => {
-            Some(|args| Some(args.iter().map(bytes_of).sum()))
+            Some(|args, rows| Some(joined(args, rows)))
         }
         "replace" => Some(replaced),
         // Not its result is large but its work: each byte of the one with each of the other.
-        "levenshtein" => {
-            Some(|args| total(&lengths(args.first()?)?, &lengths(args.get(1)?)?, |left, right| left * right / 16))
-        }
-        "array_repeat" => Some(|args| {
-            let each = bytes_of(args.first()?) / (args.first()?.len().max(1) as u128);
-            let times: u128 = numbers(args.get(1)?)?.iter().flatten().map(amount).sum();
-            Some(times.saturating_mul(each.max(VALUE_BYTES)))
+        "levenshtein" => Some(|args, rows| {
+            total(&lengths(args.first()?)?, &lengths(args.get(1)?)?, rows, |left, right| left * right / 16)
         }),
-        "array_resize" => Some(|args| {
-            let values: u128 = numbers(args.get(1)?)?.iter().flatten().map(amount).sum();
-            Some(values.saturating_mul(VALUE_BYTES))
+        "array_repeat" => Some(|args, rows| {
+            let each = (bytes_of(args.first()?) / (args.first()?.len().max(1) as u128)).max(VALUE_BYTES);
+            let times = numbers(args.get(1)?)?;
+            Some((0..rows).map(|row| amount(at(&times, row).unwrap_or(0)).saturating_mul(each)).sum())
+        }),
+        "array_resize" => Some(|args, rows| {
+            let times = numbers(args.get(1)?)?;
+            Some((0..rows).map(|row| amount(at(&times, row).unwrap_or(0)).saturating_mul(VALUE_BYTES)).sum())
         }),
         "range" | "generate_series" => Some(series),
         _ => None,
     }
+}
+
+/// The value of a row; a constant is that of every row.
+fn at(array: &Int64Array, row: usize) -> Option<i64> {
+    let row = if array.len() == 1 { 0 } else { row };
+    (row < array.len() && array.is_valid(row)).then(|| array.value(row))
+}
+
+/// All arguments behind one another.
+fn joined(args: &[ArrayRef], rows: usize) -> u128 {
+    let bytes = |array: &ArrayRef| bytes_of(array) * if array.len() == 1 { rows as u128 } else { 1 };
+    args.iter().map(bytes).sum()
+}
+
+/// The arguments as arrays, constants with one row.
+fn arrays_of(args: &[ColumnarValue]) -> EngineResult<Vec<ArrayRef>> {
+    let array = |arg: &ColumnarValue| match arg {
+        ColumnarValue::Array(array) => Ok(array.clone()),
+        ColumnarValue::Scalar(value) => value.to_array(),
+    };
+    args.iter().map(array).collect()
+}
+
+fn is_constant(args: &[ColumnarValue]) -> bool {
+    args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)))
 }
 
 /// The bytes of these values, without what lies in the same buffers beside them.
@@ -95,39 +125,37 @@ fn lengths(array: &ArrayRef) -> Option<Int64Array> {
     numbers(&length(array).ok()?)
 }
 
-fn total(left: &Int64Array, right: &Int64Array, each: fn(u128, u128) -> u128) -> Option<u128> {
-    Some(left.iter().zip(right).map(|(l, r)| each(amount(l.unwrap_or(0)), amount(r.unwrap_or(0)))).sum())
+fn total(left: &Int64Array, right: &Int64Array, rows: usize, each: fn(u128, u128) -> u128) -> Option<u128> {
+    Some((0..rows).map(|row| each(amount(at(left, row).unwrap_or(0)), amount(at(right, row).unwrap_or(0)))).sum())
 }
 
 /// As if every byte of the text began a match of the searched text.
-fn replaced(args: &[ArrayRef]) -> Option<u128> {
+fn replaced(args: &[ArrayRef], rows: usize) -> Option<u128> {
     let (texts, from, to) = (lengths(args.first()?)?, lengths(args.get(1)?)?, lengths(args.get(2)?)?);
-    let searched = from.iter().zip(&to);
-    let each = texts.iter().zip(searched).map(|(text, (from, to))| {
-        let (text, from, to) = (amount(text.unwrap_or(0)), amount(from.unwrap_or(0)).max(1), amount(to.unwrap_or(0)));
-        text + (text / from + 1) * to
+    let each = (0..rows).map(|row| {
+        let [text, from, to] = [&texts, &from, &to].map(|lengths| amount(at(lengths, row).unwrap_or(0)));
+        text + (text / from.max(1) + 1) * to
     });
     Some(each.sum())
 }
 
 /// The values between start and stop in steps.
-fn series(args: &[ArrayRef]) -> Option<u128> {
+fn series(args: &[ArrayRef], rows: usize) -> Option<u128> {
     let (start, stop) = match args {
         [stop] => (None, ticks(stop)?),
         [start, stop, ..] => (Some(ticks(start)?), ticks(stop)?),
         [] => return None,
     };
-    let step = args.get(2).map(ticks);
-    let mut values = 0_u128;
-    for row in 0..stop.len() {
-        let at = |array: &Int64Array| array.is_valid(row).then(|| array.value(row));
-        let from = start.as_ref().map_or(Some(0), at);
-        let step = step.as_ref().map_or(Some(1), |s| s.as_ref().and_then(at))?;
-        if let (Some(from), Some(to)) = (from, at(&stop)) {
-            values += u128::from(from.abs_diff(to)) / u128::from(step.unsigned_abs().max(1)) + 1;
-        }
-    }
-    Some(values.saturating_mul(VALUE_BYTES))
+    let step = match args.get(2) {
+        Some(step) => Some(ticks(step)?),
+        None => None,
+    };
+    let values = (0..rows).filter_map(|row| {
+        let from = start.as_ref().map_or(Some(0), |start| at(start, row))?;
+        let step = step.as_ref().map_or(Some(1), |step| at(step, row))?;
+        Some(u128::from(from.abs_diff(at(&stop, row)?)) / u128::from(step.unsigned_abs().max(1)) + 1)
+    });
+    Some(values.sum::<u128>().saturating_mul(VALUE_BYTES))
 }
 
 /// Whole numbers as they are; dates, times and intervals in nanoseconds.
@@ -220,9 +248,11 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let bytes = estimate_for(self.name()).and_then(|estimate| estimate(&arrays)).unwrap_or(0);
-        check(self.name(), bytes, args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_))))?;
+        let is_constant = is_constant(&args.args);
+        let rows = if is_constant { 1 } else { args.number_rows };
+        let arrays = arrays_of(&args.args)?;
+        let bytes = estimate_for(self.name()).and_then(|estimate| estimate(&arrays, rows)).unwrap_or(0);
+        check(self.name(), bytes, is_constant)?;
         self.0.inner().invoke_with_args(args)
     }
 }

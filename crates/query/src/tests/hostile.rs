@@ -94,6 +94,37 @@ async fn s21_functions_that_make_much_of_little_are_refused_before_they_do() {
     }
 }
 
+/// What is copied for each row of a batch is not counted by the memory limit, and so must not be large.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s21_wide_values_are_not_copied_for_every_row() {
+    let house = House::with(LIMITS, 64 * 1024 * 1024);
+    house.push(&name("default", "orders"), numbers(0..20_000));
+    let wide = "WITH a AS (SELECT repeat('x', n) AS x FROM (VALUES (8000000)) AS v(n)), \
+                l AS (SELECT array_agg(value) AS x FROM generate_series(1, 200000))";
+    for sql in [
+        format!("{wide} SELECT count(*) FROM a CROSS JOIN orders WHERE length(x) + n = 3"),
+        format!("{wide} SELECT count(*) FROM l CROSS JOIN orders WHERE array_length(x) + n = 3"),
+        format!("{wide} SELECT count(*) FROM a JOIN orders ON length(a.x) > orders.n AND x <> n || 'x'"),
+        format!("{wide} SELECT count(*) FROM (SELECT unnest(x) AS u, x FROM l) WHERE array_length(x) + u = 3"),
+        "SELECT count(*) FROM (SELECT array_agg(n) OVER () AS x FROM orders) WHERE array_length(x) = 3".to_owned(),
+        "SELECT n, string_agg(n || 'x', ',') OVER (ORDER BY n) FROM orders".to_owned(),
+    ] {
+        let error = refused(&house, &sql).await;
+        let sorted = matches!(error, QueryError::TooComplex(_) | QueryError::OutOfMemory { .. });
+        assert!(sorted, "{sql}: {error:?}");
+    }
+    // Constants are as wide as they are, in smaller batches.
+    let constant =
+        format!("SELECT count(*) FROM (SELECT '{}' || n AS x FROM orders) WHERE length(x) = 3", "y".repeat(900_000));
+    assert_eq!(house.number(&constant).await, 0);
+    let array =
+        "SELECT count(*) FROM (SELECT range(0, 100000) AS x, n FROM orders LIMIT 100) WHERE array_length(x) = 100000";
+    assert_eq!(house.number(array).await, 100);
+    let unnested =
+        "SELECT count(*) FROM (SELECT unnest(range(0, 100000)) AS u, n FROM orders LIMIT 300000) WHERE u = 5";
+    assert_eq!(house.number(unnested).await, 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s21_too_many_rows_or_bytes_end_the_result() {
     let house = House::with(

@@ -33,13 +33,28 @@ pub(super) struct Committed {
 }
 
 /// A lake of batches; a commit is one store.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct TestLake {
+    /// Runs just before and just after a view is taken.
+    around_view: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     tables: Mutex<BTreeMap<TableName, Committed>>,
     away: Mutex<bool>,
 }
 
+impl std::fmt::Debug for TestLake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TestLake")
+    }
+}
+
 impl TestLake {
+    fn interrupt(&self) {
+        let interruption = self.around_view.lock().clone();
+        if let Some(interruption) = interruption {
+            interruption();
+        }
+    }
+
     pub(super) fn commit(&self, name: &TableName, batches: Vec<RecordBatch>, absorbed: u64) {
         let schema = batches[0].schema();
         let mut tables = self.tables.lock();
@@ -66,7 +81,10 @@ impl LakeTables for TestLake {
         if *self.away.lock() {
             return Err(QueryError::Unavailable("the catalog does not answer".to_owned()));
         }
-        Ok(self.tables.lock().get(name).map(|t| Arc::new(t.clone()) as Arc<dyn LakeView>))
+        self.interrupt();
+        let view = self.tables.lock().get(name).map(|t| Arc::new(t.clone()) as Arc<dyn LakeView>);
+        self.interrupt();
+        Ok(view)
     }
 }
 
