@@ -25,7 +25,7 @@ cargo xtask COMMAND
   test rust     the Rust tests alone
   test e2e [K]  the end-to-end tests alone; K: only those whose name contains it
   bench         the figures of docs/performance.md, on this machine (release build)
-  services ACTION [NAME…]   start or stop real services for trying out: minio kafka trino … (scripts/services)
+  services start|stop trino   real services for trying out, from package registries (scripts/services)
   gen           writes generated references and code anew (they are compared by the tests)
 ";
 

@@ -35,6 +35,9 @@ pub struct Submission {
     pub body: Bytes,
     /// What ties this request to others in logs and traces.
     pub correlation_id: Option<String>,
+    /// The sender has other requests under way that are to stay behind this one: it is read without a pause, so that
+    /// requests reach the log in the order in which they were first polled.
+    pub in_order: bool,
 }
 
 /// What became of a request. Everything that is counted as accepted is on disk and seen by queries.

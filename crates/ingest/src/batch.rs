@@ -31,6 +31,8 @@ pub(crate) struct Rules<'r> {
     pub(crate) payload_bytes_max: usize,
     /// A record that breaks its contract is given back even where the contract says to set it aside.
     pub(crate) atomic: bool,
+    /// No other request of the sender may overtake this one.
+    pub(crate) in_order: bool,
 }
 
 /// The rows of one stream.
@@ -81,7 +83,7 @@ pub(crate) async fn shape_batch<'a>(request: &BatchRequest<'a>, rules: &Rules<'_
     while index < request.records.len() {
         let before = index;
         index = shape_run(request, rules, index, &mut shaped)?;
-        if index - before >= RECORDS_A_TURN {
+        if index - before >= RECORDS_A_TURN && !rules.in_order {
             tokio::task::yield_now().await;
         }
     }

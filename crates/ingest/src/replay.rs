@@ -110,6 +110,7 @@ impl Inner {
             id_base: frame.header.id_base,
             payload_bytes_max: usize::MAX,
             atomic: false,
+            in_order: true,
         };
         let decided: HashMap<u32, (ExceptionKind, Refusal)> =
             frame.header.exceptions.iter().map(|e| (e.index, (e.kind, refusal_of(e.reason)))).collect();

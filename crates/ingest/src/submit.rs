@@ -126,6 +126,7 @@ impl Inner {
             id_base: self.next_id_base(),
             payload_bytes_max: self.settings.payload_bytes_max,
             atomic,
+            in_order: submission.in_order,
         }
     }
 

@@ -169,6 +169,7 @@ impl World {
             wire: Wire::ProtoBatch,
             body: Bytes::from(body),
             correlation_id: None,
+            in_order: false,
         };
         (ids, submission)
     }

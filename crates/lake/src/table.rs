@@ -149,11 +149,18 @@ impl LakeTable {
             let (warehouse, cache) = (self.lake.options.warehouse.clone(), Arc::clone(&self.manifest_cache));
             return TableView::new(self.name.clone(), loaded, None, warehouse, cache).map(Arc::new);
         }
-        Ok(self.adopt(loaded, None))
+        self.adopt(loaded, None)
     }
 
     /// Takes a state in as the known one.
-    pub(crate) fn adopt(&self, loaded: LoadedTable, manifests: Option<Vec<ManifestFile>>) -> Arc<TableView> {
+    ///
+    /// # Errors
+    /// The state cannot be read; the known one stays, and must not be taken for the newest.
+    pub(crate) fn adopt(
+        &self,
+        loaded: LoadedTable,
+        manifests: Option<Vec<ManifestFile>>,
+    ) -> Result<Arc<TableView>, LakeError> {
         let (warehouse, cache) = (self.lake.options.warehouse.clone(), Arc::clone(&self.manifest_cache));
         if let Some(manifests) = &manifests {
             cache.keep_only(manifests);
@@ -161,10 +168,10 @@ impl LakeTable {
         let mut known = self.view.write();
         // A refresh that took long must not put an older state over a newer one.
         let older = loaded.metadata.last_sequence_number() < known.metadata.last_sequence_number();
-        if !older && let Ok(view) = TableView::new(self.name.clone(), loaded, manifests, warehouse, cache) {
-            *known = Arc::new(view);
+        if !older {
+            *known = Arc::new(TableView::new(self.name.clone(), loaded, manifests, warehouse, cache)?);
         }
-        Arc::clone(&known)
+        Ok(Arc::clone(&known))
     }
 
     pub(crate) fn contract(&self) -> Option<Contract> {

@@ -260,7 +260,10 @@ impl LakeTable {
         let snapshot_id = snapshot_id_of(commit.commit_id);
         let sequence_number = attempt.sequence_number();
         self.retire(attempt.take_retired(), &loaded.metadata);
-        self.adopt(loaded, Some(attempt.take_manifests()));
+        if let Err(error) = self.adopt(loaded, Some(attempt.take_manifests())) {
+            // The commit stands. Whoever asks for the newest state is told what is wrong with it.
+            tracing::error!(table = %self.name(), %error, "the committed state cannot be read");
+        }
         CommitOutcome { snapshot_id, sequence_number, attempts, resolved_unknown: false }
     }
 

@@ -67,7 +67,7 @@ pub(crate) fn log_refusal(status: &Status) {
 
 /// What the gate is given: the bytes as they came. The tenant is what the request says.
 pub(crate) fn submission(body: Bytes, correlation_id: Option<String>) -> Submission {
-    Submission { tenant: None, source: Source::Grpc, wire: Wire::ProtoBatch, body, correlation_id }
+    Submission { tenant: None, source: Source::Grpc, wire: Wire::ProtoBatch, body, correlation_id, in_order: false }
 }
 
 struct Call<'a, I> {

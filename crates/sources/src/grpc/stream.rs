@@ -189,7 +189,9 @@ async fn submit<I: Intake>(
 ) -> Result<lakegate_ingest::SubmissionOutcome, SubmitError> {
     let patience = tokio::time::Instant::now() + shared.limits.stream_patience;
     loop {
-        let answer = shared.intake.submit(submission(batch.clone(), template.correlation_id.clone())).await;
+        let mut submission = submission(batch.clone(), template.correlation_id.clone());
+        submission.in_order = true;
+        let answer = shared.intake.submit(submission).await;
         let Err(SubmitError::OutOfRoom { retry_after_ms, .. }) = &answer else { return answer };
         let again = tokio::time::Instant::now() + Duration::from_millis(*retry_after_ms);
         if again > patience || shared.drain.is_cancelled() {
