@@ -60,10 +60,12 @@ start_trino() {
   printf 'io.trino=WARN\nio.trino.server.Server=INFO\n' >"$etc/log.properties"
   printf '%s\n' connector.name=iceberg iceberg.catalog.type=rest "iceberg.rest-catalog.uri=${1:-http://127.0.0.1:3001/iceberg}" \
     fs.native-local.enabled=true local.location=/ >"$etc/catalog/iceberg.properties"
-  (cd "$home" && setsid nohup "$java" -Xmx2G -XX:+UseG1GC -Djdk.attach.allowAttachSelf=true --add-modules=jdk.incubator.vector \
+  # The shell of the background job is replaced, so that no pipe of the caller stays open.
+  (cd "$home" && exec setsid nohup "$java" -Xmx2G -XX:+UseG1GC -Djdk.attach.allowAttachSelf=true --add-modules=jdk.incubator.vector \
     --enable-native-access=ALL-UNNAMED "-Dlog.levels-file=$etc/log.properties" "-Dconfig=$etc/config.properties" \
     "-Dnode.data-dir=$home/data" -Dnode.environment=local -Dnode.bind-ip=127.0.0.1 "-Dplugin.dir=$home/plugin" \
-    -cp "$home/lib/*" io.trino.server.TrinoServer >"$home/log" 2>&1 </dev/null & echo $! >"$home/pid")
+    -cp "$home/lib/*" io.trino.server.TrinoServer) >"$home/log" 2>&1 </dev/null &
+  echo $! >"$home/pid"
   for _ in $(seq 180); do
     if curl -fsS "http://127.0.0.1:$trino_port/v1/info" 2>/dev/null | grep -q '"starting":false'; then
       echo "http://127.0.0.1:$trino_port"

@@ -158,14 +158,26 @@ impl Inner {
             let active = unit.memtable.active_stats();
             let Some(oldest) = active.oldest_us else { continue };
             let due = now.saturating_sub(oldest) >= self.settings.flush_interval_us || oldest > now;
-            if !(all || due || active.bytes >= self.settings.commit_bytes) {
-                continue;
+            if all || due || active.bytes >= self.settings.commit_bytes {
+                self.freeze(&unit);
             }
-            let mut guard = unit.memtable.lock();
-            // Read while no row can get in: every record of this table below it is in this part or in one before.
-            if let Err(error) = guard.freeze(self.log.next_offset()) {
-                self.break_down(&error);
+        }
+    }
+
+    /// Freezes what takes more memory than `bytes`.
+    pub(crate) fn freeze_larger_than(&self, bytes: usize) {
+        for unit in self.streams.units() {
+            if unit.memtable.active_stats().bytes > bytes {
+                self.freeze(&unit);
             }
+        }
+    }
+
+    fn freeze(&self, unit: &TableUnit) {
+        let mut guard = unit.memtable.lock();
+        // Read while no row can get in: every record of this table below it is in this part or in one before.
+        if let Err(error) = guard.freeze(self.log.next_offset()) {
+            self.break_down(&error);
         }
     }
 

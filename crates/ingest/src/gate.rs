@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_millis(50);
 const FLUSHES_AT_ONCE: usize = 2;
 /// How often files that no table needs any more are looked for.
 const MAINTAIN_EVERY_US: u64 = 60_000_000;
+/// Memory is not freed by parts smaller than this share of the budget: they would only become small files.
+const SMALL_PART_SHARE: usize = 64;
 /// The balance is kept and the log trimmed at most so often.
 const TRIM_EVERY_US: u64 = 1_000_000;
 
@@ -255,8 +257,15 @@ impl Gate {
                 tokio::spawn(async move { gate.inner.maintain().await });
             }
             self.start_flushes();
-            self.inner.keep_memory();
-            self.inner.trim(false);
+            if self.inner.is_upkeep_due(now) {
+                // Writes and syncs files: not on a thread that answers requests.
+                let gate = self.clone();
+                let upkeep = move || {
+                    gate.inner.keep_memory();
+                    gate.inner.trim(false);
+                };
+                let _ = tokio::task::spawn_blocking(upkeep).await;
+            }
         }
     }
 
@@ -353,13 +362,17 @@ impl Inner {
         }
     }
 
+    fn is_upkeep_due(&self, now_us: u64) -> bool {
+        self.memtables.bytes() > self.settings.memory_budget / 2 || now_us >= self.trimmed.lock().at_us + TRIM_EVERY_US
+    }
+
     /// Frees memory before it runs out: what is over half the budget is frozen, and what the lake does not take is
     /// moved to files.
     pub(crate) fn keep_memory(&self) {
         self.spills.sweep();
         let taken = self.memtables.bytes();
         if taken > self.settings.memory_budget / 2 {
-            self.freeze_due(true);
+            self.freeze_larger_than(self.settings.memory_budget / SMALL_PART_SHARE);
         }
         if taken > self.settings.memory_budget / 4 * 3 {
             self.spill_excess();
