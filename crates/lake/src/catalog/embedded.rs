@@ -233,7 +233,11 @@ impl Catalog for EmbeddedCatalog {
     }
 
     async fn load_namespace(&self, namespace: &NamespaceIdent) -> Result<HashMap<String, String>, CatalogError> {
-        self.namespace_properties(namespace).await
+        let mut properties = self.namespace_properties(namespace).await?;
+        // Engines such as Trino choose a table's place by themselves only where the namespace tells its own.
+        let location = || format!("{}/{}", self.warehouse().root(), namespace.join("/"));
+        properties.entry("location".to_owned()).or_insert_with(location);
+        Ok(properties)
     }
 
     async fn update_namespace(
