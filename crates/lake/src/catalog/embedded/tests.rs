@@ -73,7 +73,10 @@ async fn namespaces_are_made_listed_changed_and_dropped_when_empty() {
         (change.removed, change.missing, change.updated),
         (vec!["k".into()], vec!["x".into()], vec!["n".into()])
     );
-    assert_eq!(catalog.load_namespace(&ns("a")).await.unwrap(), HashMap::from([("n".into(), "1".into())]));
+    let mut properties = catalog.load_namespace(&ns("a")).await.unwrap();
+    let location = properties.remove("location");
+    assert!(location.is_some_and(|place| place.starts_with("file://") && place.ends_with("/a")), "a place of its own");
+    assert_eq!(properties, HashMap::from([("n".into(), "1".into())]));
     assert!(matches!(catalog.drop_namespace(&ns("a")).await, Err(CatalogError::NotEmpty(_))));
     catalog.drop_namespace(&ns("a.b")).await.unwrap();
     catalog.drop_namespace(&ns("a")).await.unwrap();
