@@ -6,9 +6,15 @@ use std::process::Command;
 
 use crate::cargo;
 
-/// Builds the binary, prepares the environment and runs the tests.
+/// Builds the binary.
+///
+/// As the Rust tests do: built by itself it would take other features of the dependencies, and so all of them anew.
+pub(crate) fn build() -> Result<(), String> {
+    crate::run(&mut cargo(&["test", "--workspace", "--locked", "--no-run"]))
+}
+
+/// Prepares the environment and runs the tests with the binary that was built.
 pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<(), String> {
-    crate::run(&mut cargo(&["build", "--locked", "--package", "lakegate-server"]))?;
     let python = environment(root)?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let mut tests = Command::new(python);
