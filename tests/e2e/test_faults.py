@@ -133,7 +133,9 @@ def test_f15_a_sync_that_fails_once_is_final_nothing_is_acknowledged_after_it(ma
     tracer = subprocess.Popen(
         ["strace", "-f", "-qq", "-o", str(tmp_path / "strace"), "-e", "trace=fdatasync", "-e", inject, "-p", str(server.process.pid)]
     )
-    time.sleep(1)
+    threads = pathlib.Path(f"/proc/{server.process.pid}/task")
+    while not all("TracerPid:\t0" not in (task / "status").read_text() for task in threads.iterdir()):
+        time.sleep(0.05)
     failed = 0
     for n in range(40):
         event_id, payload = f"s{n}", json.dumps({"n": n})
@@ -160,7 +162,9 @@ def test_f15_a_sync_that_fails_once_is_final_nothing_is_acknowledged_after_it(ma
     assert server.process.returncode != 0
     server.start()
     server.wait_absorbed()
-    hot = server.sql('SELECT event_id, payload FROM "default".synced')
+    # Where the very first sync failed nothing was acknowledged, and there may be no table.
+    tables = {row["table_name"] for row in server.sql("SHOW TABLES")}
+    hot = server.sql('SELECT event_id, payload FROM "default".synced') if "synced" in tables else []
     check(journal, [(row["event_id"], row["payload"]) for row in hot])
 
 
