@@ -11,6 +11,8 @@ use super::report::{self, Spread, latencies, real};
 use super::{Failure, Payload, Place, Shape};
 
 const STREAM: &str = "bench";
+/// A small stream whose rows are counted.
+const SEEN: &str = "seen";
 /// Records of the load beside which answers are measured.
 const LOAD_BATCH: usize = 500;
 
@@ -58,7 +60,7 @@ struct Round {
 async fn round(args: &LatencyArgs, flush_interval: &str) -> Result<Round, Failure> {
     let settings = serde_json::json!({
         "ingestion": { "memory_budget": "4GiB", "flush_interval": flush_interval, "commit_bytes": "4GiB" },
-        "streams": { STREAM: load::stream_settings(Shape::Opaque) },
+        "streams": { STREAM: load::stream_settings(Shape::Opaque), SEEN: load::stream_settings(Shape::Opaque) },
     });
     let server = Server::start(&args.place.dir, &settings).await?;
     let channel = load::connect(&server.grpc).await?;
@@ -86,10 +88,12 @@ async fn round(args: &LatencyArgs, flush_interval: &str) -> Result<Round, Failur
 /// Microseconds for which a record that was answered is not yet seen. A query sent after the answer either counts it,
 /// which is no time at all, or the loop goes on until one does.
 async fn visible(server: &Server, channel: &tonic::transport::Channel, numbers: &mut Numbers) -> Result<u64, Failure> {
-    let request = load::request("seen", 1, Payload::Plain, Shape::Opaque, numbers);
+    let request = load::request(SEEN, 1, Payload::Plain, Shape::Opaque, numbers);
     let sql = "SELECT count(*) FROM \"default\".seen";
     let before = server.count(sql).await.unwrap_or_default();
-    load::send(channel.clone(), request).await?;
+    if load::send(channel.clone(), request).await?.accepted != 1 {
+        return Err("a record was refused".into());
+    }
     let answered = Instant::now();
     let mut late = 0;
     while server.count(sql).await? <= before {

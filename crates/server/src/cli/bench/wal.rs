@@ -60,10 +60,10 @@ pub(crate) async fn run(args: WalArgs) -> Result<(), Failure> {
         let pace = Duration::from_secs_f64(2.0 / bare.per_second);
         let bare_half = tokio::task::spawn_blocking(move || bare_syncs(&dir, seconds, Some(pace))).await??;
         let log = open_log(&args.place.dir.join("wal"))?;
-        let scheduling = log.status().scheduling;
         let one = one_caller(&log, seconds, None).await?;
         let half = one_caller(&log, seconds, Some(pace)).await?;
         let many = many_callers(&log, args.callers, seconds).await?;
+        let scheduling = log.status().scheduling;
         log.close();
         drop(log);
         std::fs::remove_dir_all(&args.place.dir)?;
