@@ -361,6 +361,8 @@ def test_f50_the_same_batch_again_and_the_same_key_again_change_nothing_also_aft
     first = server.client().IngestBatch(batch(stubs, [record(n, "named") for n in range(10)], batch_id="b-1"))
     again = server.client().IngestBatch(batch(stubs, [record(n, "named") for n in range(10)], batch_id="b-1"))
     assert (first.accepted, again.accepted, again.duplicates) == (10, 0, 10)
+    theirs = batch(stubs, [record(n, "named") for n in range(10)], batch_id="b-1", tenant_id="another")
+    assert server.client().IngestBatch(theirs).accepted == 10, "another tenant's batch of the same id was taken for ours"
     server.wait_absorbed()
     filler = [stubs.common.DataRecord(endpoint_id="filler", payload=json.dumps({"x": os.urandom(4000).hex()}).encode())] * 100
     for _ in range(12):

@@ -37,8 +37,18 @@ impl Window {
     }
 
     /// Whether the key was noted within the window before `now_us`.
-    pub(crate) fn contains(&self, key: u128) -> bool {
-        self.generations.lock().iter().any(|generation| generation.keys.contains(&key))
+    pub(crate) fn contains(&self, key: u128, now_us: i64) -> bool {
+        let mut generations = self.generations.lock();
+        self.forget_old(&mut generations, now_us);
+        generations.iter().any(|generation| generation.keys.contains(&key))
+    }
+
+    /// A stream that rests notes nothing, and its keys grow old all the same.
+    fn forget_old(&self, generations: &mut VecDeque<Generation>, now_us: i64) {
+        let kept_us = (self.window_us / GENERATIONS).max(1).saturating_add(self.window_us);
+        while generations.front().is_some_and(|oldest| oldest.started_us.saturating_add(kept_us) < now_us) {
+            generations.pop_front();
+        }
     }
 
     /// Notes a key that came at `time_us`; forgets what is older than the window.
@@ -49,12 +59,7 @@ impl Window {
         if fresh {
             generations.push_back(Generation { started_us: time_us, keys: HashSet::new() });
         }
-        while generations
-            .front()
-            .is_some_and(|oldest| oldest.started_us.saturating_add(step).saturating_add(self.window_us) < time_us)
-        {
-            generations.pop_front();
-        }
+        self.forget_old(&mut generations, time_us);
         if generations.iter().map(|generation| generation.keys.len()).sum::<usize>() >= KEYS_MAX
             && let Some(dropped) = generations.pop_front()
         {
@@ -123,13 +128,14 @@ mod tests {
         window.note(1, 0);
         for time in (0..=1_000_000_i64).step_by(100_000) {
             window.note(1000 + u128::from(time.unsigned_abs()), time);
-            assert!(window.contains(1), "at {time} µs");
+            assert!(window.contains(1, time), "at {time} µs");
         }
         for time in (1_000_000..=2_000_000).step_by(100_000) {
             window.note(5, time);
         }
-        assert!(!window.contains(1));
-        assert!(window.contains(5));
+        assert!(!window.contains(1, 2_000_000));
+        assert!(window.contains(5, 2_000_000));
+        assert!(!window.contains(5, 4_000_000), "a stream that rests forgets too");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The way of a write: admit, shape, append, wait until it is durable, answer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -164,13 +165,13 @@ impl Inner {
         }
         let records = u32::try_from(shaped.total.received).unwrap_or(u32::MAX);
         let batch =
-            (!batch_id.is_empty()).then(|| (self.batches.gate.lock(), batch_key(&self.batch_name(rules, batch_id))));
+            (!batch_id.is_empty()).then(|| (self.batches.gate.lock(), batch_key(&batch_name(shaped, batch_id))));
         let units = tables_of(&rows);
         let _consistent = self.balance_gate.read();
         let mut guards: Vec<_> = units.iter().map(|unit| unit.memtable.lock()).collect();
         match &batch {
-            Some((_, key)) if self.batches.window.contains(*key) => take_out_all(&mut rows, shaped),
-            _ => take_out_duplicates(&mut rows, shaped).map_err(|error| self.break_down(&error))?,
+            Some((_, key)) if self.batches.window.contains(*key, rules.received_us) => take_out_all(&mut rows, shaped),
+            _ => take_out_duplicates(&mut rows, shaped, rules.received_us).map_err(|error| self.break_down(&error))?,
         }
         let has_rows = rows.iter().any(|group| !group.is_empty());
         let header = FrameHeader {
@@ -202,11 +203,6 @@ impl Inner {
         Ok(ticket)
     }
 
-    /// The name under which a request's own id is remembered: no tenant's meets another's.
-    fn batch_name(&self, rules: &Rules<'_>, batch_id: &str) -> String {
-        format!("{}/{batch_id}", rules.tenant.map_or("", |tenant| tenant.as_str()))
-    }
-
     fn note_keys(&self, rows: &[ReadyRows<'_>], header: &FrameHeader) {
         if header.batch_key != 0 {
             self.batches.window.note(header.batch_key, header.received_us);
@@ -231,12 +227,23 @@ impl Inner {
     }
 }
 
+/// The name under which a request's own id is remembered, with the tenants that its records are of: no tenant's id meets
+/// another's, whether the credentials or the request say whose it is.
+fn batch_name(shaped: &Shaped<'_>, batch_id: &str) -> String {
+    let tenants: BTreeSet<&str> = shaped.groups.iter().map(|group| group.stream.key.tenant.as_str()).collect();
+    tenants.into_iter().chain([batch_id]).collect::<Vec<_>>().join("/")
+}
+
 /// Takes out of `rows` what their streams have seen, or what comes twice in the request itself.
-fn take_out_duplicates(rows: &mut [ReadyRows<'_>], shaped: &mut Shaped<'_>) -> Result<(), arrow::error::ArrowError> {
+fn take_out_duplicates(
+    rows: &mut [ReadyRows<'_>],
+    shaped: &mut Shaped<'_>,
+    now_us: i64,
+) -> Result<(), arrow::error::ArrowError> {
     for (group, ready) in rows.iter_mut().enumerate() {
         let Some(window) = &ready.stream.window else { continue };
         let mut own = hashbrown::HashSet::with_capacity(ready.keys.len());
-        let seen = |key: u128| window.contains(key) || !own.insert(key);
+        let seen = |key: u128| window.contains(key, now_us) || !own.insert(key);
         let flags: Vec<bool> = ready.keys.iter().map(|row| row.key).map(lift(seen)).collect();
         if !flags.contains(&true) {
             continue;
