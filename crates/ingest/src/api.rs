@@ -1,6 +1,11 @@
 //! What a source gives the gate, and what it is told.
 
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
 use bytes::Bytes;
+use lakegate_access::Principal;
 use lakegate_model::{Contract, ReasonCode, RecordError, StreamKey, StreamName, TableName, Tally, TenantId, Verdict};
 
 /// By which way a request came.
@@ -11,22 +16,80 @@ pub enum Source {
     Grpc = 1,
     /// Made inside the process.
     Internal = 2,
+    /// HTTP requests.
+    Rest = 3,
+    /// WebSocket messages.
+    WebSocket = 4,
+    /// Files.
+    File = 5,
+    /// Kafka topics.
+    Kafka = 6,
+    /// Arrow Flight.
+    Flight = 7,
+    /// SQL statements.
+    Sql = 8,
+}
+
+impl Source {
+    /// Every way, by its number in the log.
+    pub(crate) fn from_number(number: u8) -> Self {
+        let all = [Self::Grpc, Self::Rest, Self::WebSocket, Self::File, Self::Kafka, Self::Flight, Self::Sql];
+        all.into_iter().find(|source| *source as u8 == number).unwrap_or(Self::Internal)
+    }
+
+    /// The way's name, as dead letters keep it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Internal => "internal",
+            Self::Rest => "rest",
+            Self::WebSocket => "websocket",
+            Self::File => "file",
+            Self::Kafka => "kafka",
+            Self::Flight => "flight",
+            Self::Sql => "sql",
+        }
+    }
 }
 
 /// How a request's bytes are to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wire {
     /// A `storage.IngestBatchRequest`. An `IngestRecordRequest` has the same layout: a batch of one.
-    ProtoBatch = 1,
+    ProtoBatch,
+    /// Payloads of one stream, each in its own stretch of the bytes.
+    Payloads(Payloads),
+}
+
+/// Payloads without envelopes: what a record is about, its stream's contract finds inside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payloads {
+    /// The tenant that the request names, used while authentication is off; none: `default`.
+    pub tenant: Option<TenantId>,
+    /// The stream of all of them.
+    pub stream: StreamName,
+    /// Where each lies in the bytes, in order and without overlap.
+    pub spans: Vec<Range<u32>>,
+    /// Whether one that is refused refuses all.
+    pub atomic: bool,
+    /// The request's own id; sending the same one again changes nothing. Empty: none.
+    pub batch_id: String,
+}
+
+/// What is known of who sent a request, besides its credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// Its address, as far as it is to be believed.
+    pub address: Option<IpAddr>,
+    /// What it calls itself.
+    pub user_agent: Option<String>,
 }
 
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Submission {
-    /// The tenant of the credentials. None while authentication is off: the request decides, `default` when it says
-    /// nothing.
-    pub tenant: Option<TenantId>,
+    /// Who asks. None while authentication is off: the request names its tenant, `default` when it says nothing.
+    pub principal: Option<Arc<Principal>>,
     /// By which way it came.
     pub source: Source,
     /// How to read the bytes.
@@ -35,6 +98,8 @@ pub struct Submission {
     pub body: Bytes,
     /// What ties this request to others in logs and traces.
     pub correlation_id: Option<String>,
+    /// Where it came from.
+    pub client: Client,
     /// The sender has other requests under way that are to stay behind this one: it is read without a pause, so that
     /// requests reach the log in the order in which they were first polled.
     pub in_order: bool,
@@ -55,6 +120,8 @@ pub struct SubmissionOutcome {
     pub dead_lettered: u64,
     /// The records given back or set aside, in the request's order.
     pub errors: Vec<RecordError>,
+    /// The records that were there already, by index; at most the first thousand.
+    pub duplicate_indexes: Vec<u32>,
     /// The offset of the request's last record in the log.
     pub position: u64,
     /// The id of the first record, given or assigned.
@@ -78,6 +145,14 @@ pub enum SubmitError {
         message: String,
         /// The records at fault, where the request asked for all or nothing.
         errors: Vec<RecordError>,
+    },
+    /// The credentials do not allow writing to the stream.
+    #[error("the credentials of {principal} do not allow writing to the stream {stream}")]
+    Forbidden {
+        /// Who asked.
+        principal: String,
+        /// The stream.
+        stream: StreamName,
     },
     /// The request names a tenant that the credentials do not.
     #[error("the credentials are not for the tenant that {field} names")]

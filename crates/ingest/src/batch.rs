@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use lakegate_access::{Action, Principal};
 use lakegate_memtable::{RowBuilder, Value};
 use lakegate_model::{ReasonCode, RecordError, Refusal, StreamKey, StreamName, Tally, TenantId, Verdict};
 
@@ -11,20 +12,22 @@ use crate::duplicates::key_of;
 use crate::frame::{Exception, ExceptionKind, assigned_id};
 use crate::shape::{Envelope, RecordContext};
 use crate::streams::{DEAD_LETTERS, DEFAULT_TENANT, Stream, Streams, UNROUTABLE};
-use crate::wire::{BatchRequest, WireRecord, text};
+use crate::wire::{BatchRequest, RecordKind, WireRecord, text};
 
 /// Requests of at most so many records put their rows beside those of others; larger ones make batches of their own.
 pub(crate) const FEW: usize = 16;
 /// After so many records others get a turn on the thread.
 const RECORDS_A_TURN: usize = 1024;
 /// The most record errors that an answer lists; the counts are always whole.
-const ERRORS_LISTED_MAX: usize = 1000;
+pub(crate) const ERRORS_LISTED_MAX: usize = 1000;
 
 /// What holds for all records of a request.
 pub(crate) struct Rules<'r> {
     pub(crate) streams: &'r Streams,
     /// The tenant of the credentials.
     pub(crate) tenant: Option<&'r TenantId>,
+    /// Who asks; none while authentication is off, and after a restart, when what may be written was decided.
+    pub(crate) principal: Option<&'r Principal>,
     pub(crate) source: &'static str,
     pub(crate) received_us: i64,
     pub(crate) id_base: u128,
@@ -62,23 +65,28 @@ pub(crate) struct Shaped<'a> {
     pub(crate) unroutable: Vec<(StreamKey, Tally)>,
     pub(crate) exceptions: Vec<Exception>,
     pub(crate) errors: Vec<RecordError>,
+    /// Records that were there already, as far as they are listed.
+    pub(crate) duplicate_indexes: Vec<u32>,
     pub(crate) total: Tally,
     pub(crate) first_event_id: Option<String>,
     pub(crate) first_verdict: Option<Verdict>,
+    kind: RecordKind,
     few: bool,
     capacity: usize,
     scratch: Vec<u8>,
 }
 
-/// A record that names a tenant which the credentials do not: the whole request is refused.
-pub(crate) struct WrongTenant {
-    pub(crate) index: usize,
+/// The credentials do not reach as far as a record: the whole request is refused.
+pub(crate) enum NotAllowed {
+    /// The record names a tenant which the credentials do not.
+    Tenant { index: usize },
+    /// The credentials do not allow writing to the stream.
+    Stream(StreamName),
 }
 
 /// Reads all records of `request`.
-pub(crate) async fn shape_batch<'a>(request: &BatchRequest<'a>, rules: &Rules<'_>) -> Result<Shaped<'a>, WrongTenant> {
-    let few = request.records.len() <= FEW;
-    let mut shaped = Shaped { few, capacity: request.records.len(), ..Shaped::default() };
+pub(crate) async fn shape_batch<'a>(request: &BatchRequest<'a>, rules: &Rules<'_>) -> Result<Shaped<'a>, NotAllowed> {
+    let mut shaped = Shaped::of(request);
     let mut index = 0;
     while index < request.records.len() {
         let before = index;
@@ -101,9 +109,9 @@ pub(crate) fn shape_again<'a>(
     wanted: &HashMap<StreamKey, Arc<Stream>>,
     decided: &HashMap<u32, (ExceptionKind, Refusal)>,
 ) -> Result<Shaped<'a>, String> {
-    let mut shaped = Shaped { few: request.records.len() <= FEW, capacity: request.records.len(), ..Shaped::default() };
+    let mut shaped = Shaped::of(request);
     for (index, bytes) in request.records.iter().copied().enumerate() {
-        let read = WireRecord::read(bytes);
+        let read = WireRecord::read(request.kind, bytes);
         let Some(key) = Route::of(request, read.as_ref().ok()).key(rules) else { continue };
         let decision = decided.get(&index_number(index));
         if matches!(decision, Some((ExceptionKind::Duplicate | ExceptionKind::Rejected, _))) {
@@ -136,9 +144,9 @@ fn shape_run<'a>(
     rules: &Rules<'_>,
     start: usize,
     shaped: &mut Shaped<'a>,
-) -> Result<usize, WrongTenant> {
+) -> Result<usize, NotAllowed> {
     let Some(first) = request.records.get(start).copied() else { return Ok(start + 1) };
-    let read = WireRecord::read(first);
+    let read = WireRecord::read(request.kind, first);
     let route = Route::of(request, read.as_ref().ok());
     let stream = match route.resolve(rules, start)? {
         Ok(stream) => stream,
@@ -166,7 +174,7 @@ fn shape_run<'a>(
     let mut row = Vec::with_capacity(stream.shaper.contract.columns.len());
     let capacity = shaped.capacity;
     for (index, bytes) in request.records.iter().copied().enumerate().take(end).skip(start) {
-        let record = WireRecord::read(bytes);
+        let record = WireRecord::read(request.kind, bytes);
         if Route::of(request, record.as_ref().ok()) != route {
             return Ok(index);
         }
@@ -251,17 +259,23 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn resolve(&self, rules: &Rules<'_>, index: usize) -> Result<Result<Arc<Stream>, Refusal>, WrongTenant> {
+    fn resolve(&self, rules: &Rules<'_>, index: usize) -> Result<Result<Arc<Stream>, Refusal>, NotAllowed> {
         let tenant = match rules.tenant {
             Some(own) if self.tenant.is_empty() || self.tenant == own.as_str().as_bytes() => own.as_str(),
-            Some(_) => return Err(WrongTenant { index }),
+            Some(_) => return Err(NotAllowed::Tenant { index }),
             None if self.tenant.is_empty() => DEFAULT_TENANT,
             None => match text("tenant_id", self.tenant) {
                 Ok(tenant) => tenant,
                 Err(refusal) => return Ok(Err(refusal)),
             },
         };
-        Ok(text("endpoint_id", self.stream).and_then(|stream| rules.streams.resolve(tenant, stream)))
+        let stream = text("endpoint_id", self.stream).and_then(|stream| rules.streams.resolve(tenant, stream));
+        match (&stream, rules.principal) {
+            (Ok(stream), Some(principal)) if !principal.may(Action::Write, &stream.key.stream) => {
+                Err(NotAllowed::Stream(stream.key.stream.clone()))
+            }
+            _ => Ok(stream),
+        }
     }
 
     /// The stream's key, where the names are valid.
@@ -284,6 +298,11 @@ impl<'a> Route<'a> {
 }
 
 impl<'a> Shaped<'a> {
+    fn of(request: &BatchRequest<'_>) -> Self {
+        let capacity = request.records.len();
+        Self { kind: request.kind, few: capacity <= FEW, capacity, ..Self::default() }
+    }
+
     fn group_of(&mut self, stream: &Arc<Stream>) -> usize {
         if let Some(at) = self.groups.iter().position(|group| Arc::ptr_eq(&group.stream, stream)) {
             return at;
@@ -404,7 +423,7 @@ impl<'a> Shaped<'a> {
         let (tenant, stream) = (key.tenant.as_str(), key.stream.as_str());
         let origin = Origin { tenant, stream, source: rules.source, received_us: rules.received_us };
         if let Some(group) = self.groups.get_mut(group) {
-            group.few.push(dead_letters::row(bytes, &origin, refusal));
+            group.few.push(dead_letters::row(self.kind, bytes, &origin, refusal));
         }
     }
 

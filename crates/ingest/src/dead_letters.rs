@@ -5,7 +5,7 @@ use lakegate_model::{
     Column, ColumnSource, ColumnType, Contract, PartitionField, Refusal, SortField, TablePattern, Transform,
 };
 
-use crate::wire::WireRecord;
+use crate::wire::{RecordKind, WireRecord};
 
 /// The columns, in the order that [`row`] fills.
 const COLUMNS: [(&str, ColumnType, bool); 12] = [
@@ -49,8 +49,8 @@ pub(crate) struct Origin<'a> {
 }
 
 /// The row of one record, of which `bytes` are the wire bytes.
-pub(crate) fn row<'a>(bytes: &'a [u8], origin: &Origin<'_>, refusal: &Refusal) -> Vec<Value<'a>> {
-    let record = WireRecord::read(bytes).unwrap_or_default();
+pub(crate) fn row<'a>(kind: RecordKind, bytes: &'a [u8], origin: &Origin<'_>, refusal: &Refusal) -> Vec<Value<'a>> {
+    let record = WireRecord::read(kind, bytes).unwrap_or_default();
     let own = |text: &str| Value::Owned(text.into());
     let lossy = |bytes: &[u8]| match bytes {
         [] => Value::Null,

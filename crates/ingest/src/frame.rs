@@ -1,8 +1,8 @@
 //! What the gate writes into the log: its own short header, then the request's bytes as they came.
 //!
 //! ```text
-//! u8   version (1)
-//! u8   wire     0 tally only, 1 storage.IngestBatchRequest
+//! u8   version (2; 1 has no part marked "since 2")
+//! u8   wire     0 tally only, 1 storage.IngestBatchRequest, 2 payloads of one stream (since 2)
 //! u8   source
 //! u8   reserved (0)
 //! i64  received_us        microseconds since 1970
@@ -14,19 +14,40 @@
 //!                    var dead_lettered, var bytes, var m, m × u128 event key }    each stream that the request touches
 //! var  n, then n × { var index, u8 verdict (1 duplicate, 2 rejected, 3 dead-lettered), u8 reason }
 //!                         the records that are not accepted, by index
+//! text client address     since 2; empty: not known
+//! text user agent         since 2; empty: not known
+//! wire 2 alone: text tenant (of the request; empty: `default`), text stream,
+//!      var n, n × { var gap, var length }           where each payload lies in the body: so far behind the one before
 //! …    the body
 //! ```
 //! Integers are little-endian; `var` is a Protocol Buffers varint; `text` is a `var` length and UTF-8.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use lakegate_model::{StreamKey, StreamName, Tally, TenantId};
 use uuid::Uuid;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version before there were clients and payloads.
+const VERSION_FIRST: u8 = 1;
 /// A frame without a body: counts alone.
 const WIRE_TALLY: u8 = 0;
 /// A frame whose body is a `storage.IngestBatchRequest`.
 const WIRE_PROTO_BATCH: u8 = 1;
+/// A frame whose body holds payloads.
+const WIRE_PAYLOADS: u8 = 2;
+
+/// What a frame's body is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FrameBody {
+    /// There is none.
+    None,
+    /// A `storage.IngestBatchRequest`.
+    ProtoBatch,
+    /// Payloads of one stream.
+    Payloads { tenant: Option<TenantId>, stream: StreamName, spans: Vec<Range<u32>> },
+}
 
 /// One stream that a frame touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +79,7 @@ pub(crate) enum ExceptionKind {
 /// A frame's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
-    pub(crate) has_body: bool,
+    pub(crate) body: FrameBody,
     pub(crate) source: u8,
     pub(crate) received_us: i64,
     pub(crate) id_base: u128,
@@ -68,6 +89,8 @@ pub(crate) struct FrameHeader {
     pub(crate) batch_key: u128,
     pub(crate) streams: Vec<FrameStream>,
     pub(crate) exceptions: Vec<Exception>,
+    pub(crate) client_address: String,
+    pub(crate) user_agent: String,
 }
 
 /// A frame of the log that is not what this version writes.
@@ -110,7 +133,11 @@ impl FrameHeader {
     /// The header's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(96 + self.exceptions.len() * 4);
-        let wire = if self.has_body { WIRE_PROTO_BATCH } else { WIRE_TALLY };
+        let wire = match self.body {
+            FrameBody::None => WIRE_TALLY,
+            FrameBody::ProtoBatch => WIRE_PROTO_BATCH,
+            FrameBody::Payloads { .. } => WIRE_PAYLOADS,
+        };
         out.extend_from_slice(&[VERSION, wire, self.source, 0]);
         out.extend_from_slice(&self.received_us.to_le_bytes());
         out.extend_from_slice(&self.id_base.to_le_bytes());
@@ -134,6 +161,13 @@ impl FrameHeader {
             put_var(&mut out, u64::from(exception.index));
             out.extend_from_slice(&[exception.kind as u8, exception.reason]);
         }
+        put_text(&mut out, &self.client_address);
+        put_text(&mut out, &self.user_agent);
+        if let FrameBody::Payloads { tenant, stream, spans } = &self.body {
+            put_text(&mut out, tenant.as_ref().map_or("", TenantId::as_str));
+            put_text(&mut out, stream.as_str());
+            put_spans(&mut out, spans);
+        }
         out.into()
     }
 
@@ -141,28 +175,46 @@ impl FrameHeader {
     pub(crate) fn decode(frame: &Bytes) -> Result<(Self, Bytes), FrameError> {
         let mut reader = Reader { bytes: frame, at: 0 };
         let [version, wire, source, _] = reader.array()?;
-        if version != VERSION {
+        if !(VERSION_FIRST..=VERSION).contains(&version) {
             return Err(FrameError::Version(version));
-        }
-        if wire > WIRE_PROTO_BATCH {
-            return Err(FrameError::Malformed("an unknown kind of body"));
         }
         let received_us = i64::from_le_bytes(reader.array()?);
         let id_base = u128::from_le_bytes(reader.array()?);
-        let tenant = match reader.text()? {
-            "" => None,
-            name => Some(TenantId::new(name).map_err(|_| FrameError::Malformed("tenant"))?),
-        };
+        let tenant = reader.tenant()?;
         let correlation_id = reader.text()?.to_owned();
         let batch_key = u128::from_le_bytes(reader.array()?);
         let streams = (0..reader.count()?).map(|_| reader.stream()).collect::<Result<_, _>>()?;
         let exceptions = (0..reader.count()?).map(|_| reader.exception()).collect::<Result<_, _>>()?;
-        let body = frame.slice(reader.at..);
-        let has_body = wire == WIRE_PROTO_BATCH;
-        Ok((
-            Self { has_body, source, received_us, id_base, tenant, correlation_id, batch_key, streams, exceptions },
+        let (mut client_address, mut user_agent) = (String::new(), String::new());
+        if version > VERSION_FIRST {
+            reader.text()?.clone_into(&mut client_address);
+            reader.text()?.clone_into(&mut user_agent);
+        }
+        let body = reader.body(wire)?;
+        let header = Self {
             body,
-        ))
+            source,
+            received_us,
+            id_base,
+            tenant,
+            correlation_id,
+            batch_key,
+            streams,
+            exceptions,
+            client_address,
+            user_agent,
+        };
+        Ok((header, frame.slice(reader.at..)))
+    }
+}
+
+fn put_spans(out: &mut Vec<u8>, spans: &[Range<u32>]) {
+    put_var(out, spans.len() as u64);
+    let mut end = 0;
+    for span in spans {
+        put_var(out, u64::from(span.start.saturating_sub(end)));
+        put_var(out, u64::from(span.end.saturating_sub(span.start)));
+        end = span.end;
     }
 }
 
@@ -206,6 +258,39 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.take(len)?).map_err(|_| FrameError::Malformed("text"))
     }
 
+    fn tenant(&mut self) -> Result<Option<TenantId>, FrameError> {
+        match self.text()? {
+            "" => Ok(None),
+            name => TenantId::new(name).map(Some).map_err(|_| FrameError::Malformed("tenant")),
+        }
+    }
+
+    fn body(&mut self, wire: u8) -> Result<FrameBody, FrameError> {
+        match wire {
+            WIRE_TALLY => Ok(FrameBody::None),
+            WIRE_PROTO_BATCH => Ok(FrameBody::ProtoBatch),
+            WIRE_PAYLOADS => {
+                let tenant = self.tenant()?;
+                let stream = StreamName::new(self.text()?).map_err(|_| FrameError::Malformed("stream"))?;
+                let mut end = 0;
+                let spans = (0..self.count()?).map(|_| self.span(&mut end)).collect::<Result<_, _>>()?;
+                Ok(FrameBody::Payloads { tenant, stream, spans })
+            }
+            _ => Err(FrameError::Malformed("an unknown kind of body")),
+        }
+    }
+
+    fn span(&mut self, end: &mut u32) -> Result<Range<u32>, FrameError> {
+        let wrong = || FrameError::Malformed("a payload's place");
+        let mut next = |from: u32| -> Result<u32, FrameError> {
+            let step = u32::try_from(self.var()?).map_err(|_| wrong())?;
+            from.checked_add(step).ok_or_else(wrong)
+        };
+        let start = next(*end)?;
+        *end = next(start)?;
+        Ok(start..*end)
+    }
+
     fn stream(&mut self) -> Result<FrameStream, FrameError> {
         let tenant = TenantId::new(self.text()?).map_err(|_| FrameError::Malformed("tenant"))?;
         let stream = StreamName::new(self.text()?).map_err(|_| FrameError::Malformed("stream"))?;
@@ -243,7 +328,11 @@ mod tests {
         let key = StreamKey { tenant: TenantId::new("acme").unwrap(), stream: StreamName::new("orders").unwrap() };
         let tally = Tally { received: 4, accepted: 1, duplicate: 1, rejected: 1, dead_lettered: 1, bytes: 300 };
         FrameHeader {
-            has_body: true,
+            body: FrameBody::Payloads {
+                tenant: None,
+                stream: StreamName::new("orders").unwrap(),
+                spans: vec![0..1, 3..4],
+            },
             source: 1,
             received_us: 1_700_000_000_000_000,
             id_base: 42,
@@ -255,6 +344,8 @@ mod tests {
                 Exception { index: 1, kind: ExceptionKind::Duplicate, reason: 0 },
                 Exception { index: 300, kind: ExceptionKind::DeadLettered, reason: 4 },
             ],
+            client_address: "192.0.2.7".to_owned(),
+            user_agent: "curl/8".to_owned(),
         }
     }
 
@@ -265,6 +356,29 @@ mod tests {
     #[test]
     fn a_frame_reads_back_as_it_was_written() {
         assert_eq!(FrameHeader::decode(&frame()).unwrap(), (header(), Bytes::from_static(b"body")));
+        for body in [FrameBody::None, FrameBody::ProtoBatch] {
+            let header = FrameHeader { body, ..header() };
+            let frame = [header.encode().as_ref(), b"body"].concat().into();
+            assert_eq!(FrameHeader::decode(&frame).unwrap(), (header, Bytes::from_static(b"body")));
+        }
+    }
+
+    #[test]
+    fn f23_a_frame_of_the_first_version_is_read() {
+        let mut hex = "01010100".to_owned() + "00f056e5a50a0600" + &"2a".to_owned() + &"00".repeat(15);
+        hex += "0461636d65"; // tenant acme
+        hex += "057265712d31"; // correlation id req-1
+        hex += &"00".repeat(16);
+        hex += "0000"; // no streams, no exceptions
+        hex += "626f6479";
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let (read, body) = FrameHeader::decode(&bytes.into()).unwrap();
+        assert_eq!(
+            (read.body, read.tenant.unwrap().as_str(), body.as_ref()),
+            (FrameBody::ProtoBatch, "acme", &b"body"[..])
+        );
+        assert_eq!((read.id_base, read.correlation_id.as_str(), read.user_agent.as_str()), (42, "req-1", ""));
     }
 
     #[test]

@@ -39,8 +39,8 @@ mod time;
 mod wire;
 
 pub use api::{
-    ComponentHealth, GateStatus, HealthState, Source, StreamDeclaration, StreamStatus, Submission, SubmissionOutcome,
-    SubmitError, Wire,
+    Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus, Submission,
+    SubmissionOutcome, SubmitError, Wire,
 };
 pub use balance::BalanceError;
 pub use contracts::ContractStoreError;

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lakegate_model::{ReasonCode, Refusal, StreamKey};
 
+use crate::api::Source;
 use crate::batch::{Rules, Shaped, shape_again};
-use crate::frame::{ExceptionKind, FrameHeader};
+use crate::frame::{ExceptionKind, FrameBody, FrameHeader};
 use crate::gate::{GateOpenError, Inner};
 use crate::rows::{Span, tables_of};
 use crate::streams::Stream;
-use crate::wire::BatchRequest;
+use crate::wire::{BatchRequest, WireError};
 
 /// What replay did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Inner {
             }
             let with_keys = header.batch_key != 0 || header.streams.iter().any(|stream| !stream.keys.is_empty());
             self.has_keys.fetch_or(with_keys, std::sync::atomic::Ordering::Relaxed);
-            if header.has_body {
+            if header.body != FrameBody::None {
                 let frame = Frame { first_offset: frame.first_offset, next_offset, header, body };
                 replayed.records += self.replay_frame(&frame, &mut lacks).await?;
             }
@@ -101,11 +102,12 @@ impl Inner {
             return Ok(0);
         }
         let malformed = |reason: String| GateOpenError::Body { offset: frame.first_offset, reason };
-        let request = BatchRequest::read(&frame.body).map_err(|error| malformed(error.to_string()))?;
+        let request = frame.request().map_err(|error| malformed(error.to_string()))?;
         let rules = Rules {
             streams: &self.streams,
             tenant: frame.header.tenant.as_ref(),
-            source: source_of(frame.header.source),
+            principal: None,
+            source: Source::from_number(frame.header.source).name(),
             received_us: frame.header.received_us,
             id_base: frame.header.id_base,
             payload_bytes_max: usize::MAX,
@@ -151,10 +153,15 @@ impl Inner {
     }
 }
 
-fn source_of(number: u8) -> &'static str {
-    match number {
-        1 => "grpc",
-        _ => "internal",
+impl Frame {
+    fn request(&self) -> Result<BatchRequest<'_>, WireError> {
+        match &self.header.body {
+            FrameBody::Payloads { tenant, stream, spans } => {
+                let tenant = tenant.as_ref().map_or("", lakegate_model::TenantId::as_str);
+                BatchRequest::of_payloads(&self.body, spans, tenant, stream.as_str())
+            }
+            FrameBody::None | FrameBody::ProtoBatch => BatchRequest::read(&self.body),
+        }
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lakegate_log::{AppendError, Ticket};
 use lakegate_model::{ReasonCode, Verdict};
 
-use crate::api::{Source, Submission, SubmissionOutcome, SubmitError};
-use crate::batch::{Rules, Shaped, shape_batch};
+use crate::api::{Submission, SubmissionOutcome, SubmitError, Wire};
+use crate::batch::{ERRORS_LISTED_MAX, NotAllowed, Rules, Shaped, shape_batch};
 use crate::duplicates::batch_key;
-use crate::frame::{Exception, ExceptionKind, FrameHeader, FrameStream};
+use crate::frame::{Exception, ExceptionKind, FrameBody, FrameHeader, FrameStream};
 use crate::gate::{Gate, Inner};
 use crate::rows::{ReadyRows, Span, tables_of};
 use crate::wire::BatchRequest;
@@ -40,18 +40,14 @@ impl Gate {
         let inner = &*self.inner;
         let _permit = inner.admit(submission.body.len())?;
         let body = submission.body.clone();
-        let request = BatchRequest::read(&body).map_err(|error| {
-            invalid(ReasonCode::MalformedPayload, "", format!("not a storage.IngestBatchRequest: {error}"))
-        })?;
+        let request = read_request(&submission.wire, &body)?;
         let limit = inner.settings.batch_size_max;
         if request.records.len() > limit {
             return Err(SubmitError::BatchTooLarge { limit, found: request.records.len() });
         }
         let batch_id = read_batch_id(&request)?.to_owned();
         let rules = inner.rules(&submission, request.atomic);
-        let mut shaped = shape_batch(&request, &rules)
-            .await
-            .map_err(|wrong| SubmitError::WrongTenant { field: format!("records[{}].tenant_id", wrong.index) })?;
+        let mut shaped = shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, &submission))?;
         if request.atomic && !shaped.errors.is_empty() {
             return Err(inner.refuse_all(&submission, &rules, shaped));
         }
@@ -68,6 +64,7 @@ impl Gate {
             rejected: shaped.total.rejected,
             dead_lettered: shaped.total.dead_lettered,
             errors: std::mem::take(&mut shaped.errors),
+            duplicate_indexes: std::mem::take(&mut shaped.duplicate_indexes),
             position,
             first_event_id: shaped.first_event_id.take(),
             first_verdict: shaped.first_verdict.take().unwrap_or(Verdict::Accepted),
@@ -80,6 +77,30 @@ impl Gate {
             hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
         }
         Ok(outcome)
+    }
+}
+
+fn read_request<'a>(wire: &'a Wire, body: &'a [u8]) -> Result<BatchRequest<'a>, SubmitError> {
+    match wire {
+        Wire::ProtoBatch => BatchRequest::read(body).map_err(|error| {
+            invalid(ReasonCode::MalformedPayload, "", format!("not a storage.IngestBatchRequest: {error}"))
+        }),
+        Wire::Payloads(payloads) => {
+            let tenant = payloads.tenant.as_ref().map_or("", lakegate_model::TenantId::as_str);
+            let request = BatchRequest::of_payloads(body, &payloads.spans, tenant, payloads.stream.as_str());
+            let request = request.map_err(|error| invalid(ReasonCode::MalformedPayload, "", error.to_string()))?;
+            Ok(BatchRequest { atomic: payloads.atomic, batch_id: payloads.batch_id.as_bytes(), ..request })
+        }
+    }
+}
+
+fn not_allowed(refused: NotAllowed, submission: &Submission) -> SubmitError {
+    match refused {
+        NotAllowed::Tenant { index } => SubmitError::WrongTenant { field: format!("records[{index}].tenant_id") },
+        NotAllowed::Stream(stream) => {
+            let principal = submission.principal.as_ref().map_or_else(String::new, |principal| principal.id.clone());
+            SubmitError::Forbidden { principal, stream }
+        }
     }
 }
 
@@ -121,8 +142,9 @@ impl Inner {
     fn rules<'r>(&'r self, submission: &'r Submission, atomic: bool) -> Rules<'r> {
         Rules {
             streams: &self.streams,
-            tenant: submission.tenant.as_ref(),
-            source: source_name(submission.source),
+            tenant: submission.principal.as_ref().map(|principal| &principal.tenant),
+            principal: submission.principal.as_deref(),
+            source: submission.source.name(),
             received_us: self.clock.wall_us(),
             id_base: self.next_id_base(),
             payload_bytes_max: self.settings.payload_bytes_max,
@@ -175,15 +197,17 @@ impl Inner {
         }
         let has_rows = rows.iter().any(|group| !group.is_empty());
         let header = FrameHeader {
-            has_body: has_rows,
+            body: if has_rows { frame_body(&submission.wire) } else { FrameBody::None },
             source: submission.source as u8,
             received_us: rules.received_us,
             id_base: rules.id_base,
-            tenant: submission.tenant.clone(),
+            tenant: submission.principal.as_ref().map(|principal| principal.tenant.clone()),
             correlation_id: submission.correlation_id.clone().unwrap_or_default(),
             batch_key: batch.as_ref().filter(|_| has_rows).map_or(0, |(_, key)| *key),
             streams: frame_streams(shaped, &rows),
             exceptions: if has_rows { sorted(std::mem::take(&mut shaped.exceptions)) } else { Vec::new() },
+            client_address: submission.client.address.map_or_else(String::new, |address| address.to_string()),
+            user_agent: submission.client.user_agent.clone().unwrap_or_default(),
         };
         let head = header.encode();
         let parts = [head, submission.body.clone()];
@@ -291,11 +315,14 @@ fn frame_streams(shaped: &Shaped<'_>, rows: &[ReadyRows<'_>]) -> Vec<FrameStream
     known.chain(unroutable).collect()
 }
 
-/// By which way a record came, as dead letters keep it.
-fn source_name(source: Source) -> &'static str {
-    match source {
-        Source::Grpc => "grpc",
-        Source::Internal => "internal",
+fn frame_body(wire: &Wire) -> FrameBody {
+    match wire {
+        Wire::ProtoBatch => FrameBody::ProtoBatch,
+        Wire::Payloads(payloads) => FrameBody::Payloads {
+            tenant: payloads.tenant.clone(),
+            stream: payloads.stream.clone(),
+            spans: payloads.spans.clone(),
+        },
     }
 }
 
@@ -323,13 +350,23 @@ impl Shaped<'_> {
         self.total.duplicate += count;
         for (index, _) in records {
             self.exceptions.push(Exception { index: *index, kind: ExceptionKind::Duplicate, reason: 0 });
+            self.list_duplicate(*index);
             if *index == 0 {
                 self.first_verdict = Some(Verdict::Duplicate);
             }
         }
     }
 
+    fn list_duplicate(&mut self, index: u32) {
+        if self.duplicate_indexes.len() < ERRORS_LISTED_MAX {
+            self.duplicate_indexes.push(index);
+        }
+    }
+
     fn count_all_as_duplicates(&mut self) {
+        for index in 0..u32::try_from(self.total.received.min(ERRORS_LISTED_MAX as u64)).unwrap_or(0) {
+            self.list_duplicate(index);
+        }
         let all = |tally: &mut lakegate_model::Tally| {
             let received = tally.received;
             *tally = lakegate_model::Tally { received, duplicate: received, ..lakegate_model::Tally::default() };

@@ -4,6 +4,8 @@
 //! is taken, not before; unknown fields are passed over; groups and wrong wire types are errors, so that nothing nests
 //! deeper than the messages themselves.
 
+use std::ops::Range;
+
 use lakegate_model::{ReasonCode, Refusal};
 
 /// What is wrong with a message, and where.
@@ -92,9 +94,20 @@ impl<'a> Cursor<'a> {
 /// Few records are smaller: room for so many is taken at once.
 const SMALL_RECORD_BYTES: usize = 128;
 
+/// What the bytes of a record are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum RecordKind {
+    /// A `storage.DataRecord`.
+    #[default]
+    Proto,
+    /// A payload and nothing around it.
+    Payload,
+}
+
 /// The top level of a request.
 #[derive(Debug, Default)]
 pub(crate) struct BatchRequest<'a> {
+    pub(crate) kind: RecordKind,
     pub(crate) records: Vec<&'a [u8]>,
     pub(crate) tenant_id: &'a [u8],
     pub(crate) endpoint_id: &'a [u8],
@@ -120,6 +133,25 @@ impl<'a> BatchRequest<'a> {
         }
         Ok(request)
     }
+
+    /// The payloads at `spans` of `bytes`.
+    pub(crate) fn of_payloads(
+        bytes: &'a [u8],
+        spans: &[Range<u32>],
+        tenant_id: &'a str,
+        endpoint_id: &'a str,
+    ) -> Result<Self, WireError> {
+        let (len, mut end) = (bytes.len(), 0);
+        let mut records = Vec::with_capacity(spans.len());
+        for span in spans {
+            let (start, stop) = (span.start as usize, span.end as usize);
+            let record = if start < end { None } else { bytes.get(start..stop) };
+            records.push(record.ok_or(WireError { what: "a payload lies outside the bytes", at: start, len })?);
+            end = stop;
+        }
+        let (tenant_id, endpoint_id) = (tenant_id.as_bytes(), endpoint_id.as_bytes());
+        Ok(Self { kind: RecordKind::Payload, records, tenant_id, endpoint_id, ..Self::default() })
+    }
 }
 
 /// One record's envelope; `&[u8]` where text is not yet checked.
@@ -139,7 +171,11 @@ pub(crate) struct WireRecord<'a> {
 }
 
 impl<'a> WireRecord<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Refusal> {
+    #[inline]
+    pub(crate) fn read(kind: RecordKind, bytes: &'a [u8]) -> Result<Self, Refusal> {
+        if kind == RecordKind::Payload {
+            return Ok(Self { payload: bytes, ..Self::default() });
+        }
         Self::read_fields(bytes)
             .map_err(|error| refusal("record", format!("not a storage.DataRecord: {error}")))?
             .in_range()
@@ -300,7 +336,7 @@ mod tests {
             testing::varint(&mut time, seconds.cast_unsigned());
             let mut record = Vec::new();
             testing::field(&mut record, 6, &time);
-            assert_eq!(WireRecord::read(&record).unwrap_err().code, ReasonCode::OutOfRange);
+            assert_eq!(WireRecord::read(RecordKind::Proto, &record).unwrap_err().code, ReasonCode::OutOfRange);
         }
     }
 
@@ -313,6 +349,6 @@ mod tests {
             testing::field(&mut entry, 2, value.as_bytes());
             testing::field(&mut record, 9, &entry);
         }
-        assert_eq!(WireRecord::read(&record).unwrap().attributes().unwrap(), [("k", "2")]);
+        assert_eq!(WireRecord::read(RecordKind::Proto, &record).unwrap().attributes().unwrap(), [("k", "2")]);
     }
 }

@@ -22,7 +22,8 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use lakegate_env::{Clock, Disk, Fault as DiskFault, FaultyDisk, ManualClock, MemDisk, OpKind, SeededRandom};
 use lakegate_ingest::{
-    Gate, GateOptions, GateSettings, Source, StreamDeclaration, Submission, SubmissionOutcome, SubmitError, Wire,
+    Client, Gate, GateOptions, GateSettings, Source, StreamDeclaration, Submission, SubmissionOutcome, SubmitError,
+    Wire,
 };
 use lakegate_lake::testing::{ClockPause, Fault, FaultyCatalog, MemoryCatalog};
 use lakegate_lake::{Compression, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
@@ -164,11 +165,12 @@ impl World {
             ids.push(id);
         }
         let submission = Submission {
-            tenant: None,
+            principal: None,
             source: Source::Grpc,
             wire: Wire::ProtoBatch,
             body: Bytes::from(body),
             correlation_id: None,
+            client: Client::default(),
             in_order: false,
         };
         (ids, submission)

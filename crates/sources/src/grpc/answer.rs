@@ -49,9 +49,10 @@ pub(crate) fn refused_batch(batch: &[u8], error: &SubmitError) -> Option<proto::
         SubmitError::Invalid { errors, .. } if !errors.is_empty() => errors.iter().cloned().map(record_error).collect(),
         SubmitError::Invalid { code, .. } => vec![whole_batch_error(code.as_str(), error)],
         SubmitError::BatchTooLarge { .. } => vec![whole_batch_error(ReasonCode::TooLarge.as_str(), error)],
-        SubmitError::WrongTenant { .. } | SubmitError::OutOfRoom { .. } | SubmitError::Unavailable { .. } => {
-            return None;
-        }
+        SubmitError::WrongTenant { .. }
+        | SubmitError::Forbidden { .. }
+        | SubmitError::OutOfRoom { .. }
+        | SubmitError::Unavailable { .. } => return None,
     };
     let outline = BatchOutline::read(batch);
     Some(proto::IngestBatchResponse {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use lakegate_ingest::{Source, Submission, SubmissionOutcome, Wire};
+use lakegate_ingest::{Client, Source, Submission, SubmissionOutcome, Wire};
 use lakegate_model::{NameError, StreamName, TenantId};
 use prost::Message;
 use tonic::{Code, Status};
@@ -67,7 +67,15 @@ pub(crate) fn log_refusal(status: &Status) {
 
 /// What the gate is given: the bytes as they came. The tenant is what the request says.
 pub(crate) fn submission(body: Bytes, correlation_id: Option<String>) -> Submission {
-    Submission { tenant: None, source: Source::Grpc, wire: Wire::ProtoBatch, body, correlation_id, in_order: false }
+    Submission {
+        principal: None,
+        source: Source::Grpc,
+        wire: Wire::ProtoBatch,
+        body,
+        correlation_id,
+        client: Client::default(),
+        in_order: false,
+    }
 }
 
 struct Call<'a, I> {

@@ -57,6 +57,11 @@ pub(crate) fn status_of(error: &SubmitError) -> Status {
         SubmitError::Invalid { code, field, message, errors } if errors.is_empty() => refused(*code, field, message),
         SubmitError::Invalid { message, errors, .. } => all_refused(message, errors),
         SubmitError::WrongTenant { field } => wrong_tenant(&error.to_string(), field),
+        SubmitError::Forbidden { stream, .. } => {
+            let metadata = HashMap::from([("stream".to_owned(), stream.to_string())]);
+            let details = ErrorDetails::with_error_info("FORBIDDEN", DOMAIN, metadata);
+            Status::with_error_details(Code::PermissionDenied, cut(&error.to_string(), MESSAGE_BYTES_MAX), details)
+        }
         SubmitError::BatchTooLarge { limit, .. } => {
             let metadata = HashMap::from([("limit".to_owned(), limit.to_string())]);
             let mut details = ErrorDetails::with_error_info("BATCH_TOO_LARGE", DOMAIN, metadata);

@@ -142,6 +142,7 @@ pub(crate) fn accepted(batch_id: &str, records: u64) -> SubmissionOutcome {
         rejected: 0,
         dead_lettered: 0,
         errors: Vec::new(),
+        duplicate_indexes: Vec::new(),
         position: 41,
         first_event_id: Some("e1".to_owned()),
         first_verdict: Verdict::Accepted,

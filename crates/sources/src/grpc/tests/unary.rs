@@ -22,7 +22,7 @@ async fn a_batch_reaches_the_gate_as_the_bytes_that_came() {
     assert_eq!((answer.batch_id.as_str(), answer.accepted, answer.position), ("b1", 3, 41));
     let seen = server.gate.seen().remove(0);
     assert_eq!(&*seen.body, &*sent.encode_to_vec());
-    assert_eq!((seen.correlation_id.as_deref(), seen.tenant), (Some("r-7"), None));
+    assert_eq!((seen.correlation_id.as_deref(), seen.principal), (Some("r-7"), None));
 }
 
 #[tokio::test]
