@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn f23_a_frame_of_the_first_version_is_read() {
-        let mut hex = "01010100".to_owned() + "00f056e5a50a0600" + &"2a".to_owned() + &"00".repeat(15);
+        let mut hex = "01010100".to_owned() + "00f056e5a50a0600" + "2a" + &"00".repeat(15);
         hex += "0461636d65"; // tenant acme
         hex += "057265712d31"; // correlation id req-1
         hex += &"00".repeat(16);
