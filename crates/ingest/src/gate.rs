@@ -20,6 +20,7 @@ use crate::balance::{Balance, BalanceError};
 use crate::contracts::{ContractStore, ContractStoreError};
 use crate::duplicates::Window;
 use crate::flush::TableUnit;
+use crate::follow::Holds;
 use crate::frame::{FrameError, FrameHeader};
 use crate::keys::{KeyEntry, KeyFiles, stream_hash};
 use crate::replay::Replayed;
@@ -150,6 +151,7 @@ pub(crate) struct Inner {
     pub(crate) keys: KeyFiles,
     /// Whether the log may hold event keys.
     pub(crate) has_keys: AtomicBool,
+    pub(crate) holds: Holds,
     closed: Mutex<Option<String>>,
     is_closed: AtomicBool,
     id_base: Mutex<u128>,
@@ -226,6 +228,7 @@ impl Gate {
             batches,
             keys,
             has_keys: AtomicBool::new(false),
+            holds: Holds::default(),
             closed: Mutex::default(),
             is_closed: AtomicBool::new(false),
             id_base,
@@ -397,7 +400,10 @@ impl Inner {
         let durable = self.log.durable_offset();
         let pending = self.streams.units().iter().filter_map(|unit| unit.memtable.first_pending_offset()).min();
         let offset = pending.unwrap_or(durable).min(durable);
-        let removable = now || self.log.status().segments > SEGMENTS_KEPT;
+        let status = self.log.status();
+        let held = self.holds.oldest().filter(|_| status.bytes < status.quota_bytes / 2);
+        let offset = offset.min(held.unwrap_or(offset));
+        let removable = now || status.segments > SEGMENTS_KEPT;
         if offset <= trimmed.offset || !removable {
             return;
         }

@@ -24,6 +24,7 @@ mod contracts;
 mod dead_letters;
 mod duplicates;
 mod flush;
+mod follow;
 mod frame;
 mod gate;
 mod keys;
@@ -35,6 +36,8 @@ mod spill;
 mod status;
 mod streams;
 mod submit;
+#[cfg(test)]
+mod test_gate;
 mod time;
 mod wire;
 
@@ -44,6 +47,7 @@ pub use api::{
 };
 pub use balance::BalanceError;
 pub use contracts::ContractStoreError;
+pub use follow::{Delivery, FollowError, FollowFrom, Follower, StreamRows};
 pub use frame::FrameError;
 pub use gate::{Gate, GateOpenError, GateOptions, GateSettings};
 pub use replay::Replayed;

@@ -29,11 +29,11 @@ pub struct Replayed {
 }
 
 /// One frame of the log, read.
-struct Frame {
-    first_offset: u64,
-    next_offset: u64,
-    header: FrameHeader,
-    body: Bytes,
+pub(crate) struct Frame {
+    pub(crate) first_offset: u64,
+    pub(crate) next_offset: u64,
+    pub(crate) header: FrameHeader,
+    pub(crate) body: Bytes,
 }
 
 impl Inner {
@@ -103,19 +103,8 @@ impl Inner {
         }
         let malformed = |reason: String| GateOpenError::Body { offset: frame.first_offset, reason };
         let request = frame.request().map_err(|error| malformed(error.to_string()))?;
-        let rules = Rules {
-            streams: &self.streams,
-            tenant: frame.header.tenant.as_ref(),
-            principal: None,
-            source: Source::from_number(frame.header.source).name(),
-            received_us: frame.header.received_us,
-            id_base: frame.header.id_base,
-            payload_bytes_max: usize::MAX,
-            atomic: false,
-            in_order: true,
-        };
-        let decided: HashMap<u32, (ExceptionKind, Refusal)> =
-            frame.header.exceptions.iter().map(|e| (e.index, (e.kind, refusal_of(e.reason)))).collect();
+        let rules = rules_of(self, &frame.header);
+        let decided = decisions(&frame.header);
         let shaped = shape_again(&request, &rules, &streams, &decided).map_err(malformed)?;
         self.put_back(shaped, frame).map_err(malformed)
     }
@@ -153,8 +142,28 @@ impl Inner {
     }
 }
 
+/// What held for the records of a frame when it came.
+pub(crate) fn rules_of<'r>(inner: &'r Inner, header: &'r FrameHeader) -> Rules<'r> {
+    Rules {
+        streams: &inner.streams,
+        tenant: header.tenant.as_ref(),
+        principal: None,
+        source: Source::from_number(header.source).name(),
+        received_us: header.received_us,
+        id_base: header.id_base,
+        payload_bytes_max: usize::MAX,
+        atomic: false,
+        in_order: true,
+    }
+}
+
+/// What was decided about the records of a frame that were not accepted.
+pub(crate) fn decisions(header: &FrameHeader) -> HashMap<u32, (ExceptionKind, Refusal)> {
+    header.exceptions.iter().map(|e| (e.index, (e.kind, refusal_of(e.reason)))).collect()
+}
+
 impl Frame {
-    fn request(&self) -> Result<BatchRequest<'_>, WireError> {
+    pub(crate) fn request(&self) -> Result<BatchRequest<'_>, WireError> {
         match &self.header.body {
             FrameBody::Payloads { tenant, stream, spans } => {
                 let tenant = tenant.as_ref().map_or("", lakegate_model::TenantId::as_str);

@@ -82,6 +82,21 @@ impl ReadyRows<'_> {
         self.few.len() + self.many.as_ref().map_or(0, RecordBatch::num_rows)
     }
 
+    /// The rows as one batch of their contract's columns.
+    ///
+    /// # Errors
+    /// A required column holds a null; the shaper lets none in.
+    pub(crate) fn into_batch(self) -> Result<RecordBatch, ArrowError> {
+        if let Some(batch) = self.many {
+            return Ok(batch);
+        }
+        let mut rows = self.stream.shaper.rows(self.few.len());
+        for row in &self.few {
+            rows.push(row)?;
+        }
+        rows.finish()
+    }
+
     /// Puts the rows into the memtable, whose guard was held while the log gave the offsets.
     ///
     /// # Errors

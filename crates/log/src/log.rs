@@ -194,6 +194,12 @@ impl Log {
         self.shared.progress.subscribe()
     }
 
+    /// Whether frames are kept in memory alone and cannot be read back.
+    #[must_use]
+    pub fn is_volatile(&self) -> bool {
+        self.shared.options.mode == LogMode::Volatile
+    }
+
     /// Reads frames from the one that holds `from_offset`. Nothing that is not durable is read; when the reader has
     /// caught up it ends, and goes on if asked again after more has become durable.
     ///

@@ -1,0 +1,370 @@
+//! Reads the log as rows, from any offset on, as they become durable: for feeds and for whoever brings records on to
+//! another system.
+//!
+//! A follower has a position of its own and holds nobody up. It reads the same bytes as replay does, under the same
+//! contracts and with the same decisions: what it gives is what the tables get, in the order of the log. The log is kept
+//! for those who say what they still need ([`Gate::hold`]), as long as it has room for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use lakegate_log::{Progress, ReadError, Reader};
+use lakegate_model::{Contract, StreamKey, TableName};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::batch::shape_again;
+use crate::frame::{FrameBody, FrameHeader};
+use crate::gate::{Gate, Inner};
+use crate::replay::{Frame, decisions, rules_of};
+
+/// So many frames are passed over before others get a turn on the thread.
+const FRAMES_A_TURN: usize = 256;
+
+/// Where a follower begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowFrom {
+    /// With what becomes durable from now on.
+    Latest,
+    /// With the oldest that the log has.
+    Earliest,
+    /// With the frame that holds this offset.
+    Offset(u64),
+}
+
+/// The accepted records of one frame of the log that a follower wants.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The offset of the frame's first record.
+    pub first_offset: u64,
+    /// The offset after its last.
+    pub next_offset: u64,
+    /// When the request came, in microseconds since 1970.
+    pub received_us: i64,
+    /// What ties the request to others in logs and traces; empty: nothing.
+    pub correlation_id: String,
+    /// The rows of each stream that is wanted. None is empty.
+    pub streams: Vec<StreamRows>,
+}
+
+/// Rows of one stream, in the order of the request.
+#[derive(Debug, Clone)]
+pub struct StreamRows {
+    /// Whose, and which.
+    pub key: StreamKey,
+    /// Their table.
+    pub table: TableName,
+    /// The contract that shaped them; the batch has its columns.
+    pub contract: Arc<Contract>,
+    /// The rows.
+    pub batch: RecordBatch,
+}
+
+/// Why a follower cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// What it asks for was brought into the lake and removed from the log.
+    #[error("offset {asked} is no longer in the log, which begins at {first_offset}; older records are in the tables")]
+    Trimmed {
+        /// The offset that was asked for.
+        asked: u64,
+        /// The oldest that there is.
+        first_offset: u64,
+    },
+    /// There is no log to read.
+    #[error("records are not kept in a log (storage.wal_enabled is off), so they cannot be followed")]
+    NoLog,
+    /// The log cannot be read.
+    #[error("the log cannot be read at offset {offset}: {reason}")]
+    Broken {
+        /// Where.
+        offset: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The log takes no more records, and all of it was given.
+    #[error("the log has ended")]
+    Ended,
+}
+
+/// Reads on from its position.
+pub struct Follower {
+    inner: Arc<Inner>,
+    next_offset: u64,
+    reader: Option<Reader>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Gate {
+    /// A follower of the log.
+    ///
+    /// # Errors
+    /// [`FollowError::Trimmed`] and [`FollowError::NoLog`].
+    pub fn follow(&self, from: FollowFrom) -> Result<Follower, FollowError> {
+        let inner = self.inner.clone();
+        if inner.log.is_volatile() {
+            return Err(FollowError::NoLog);
+        }
+        let progress = inner.log.subscribe();
+        let next_offset = match from {
+            FollowFrom::Latest => inner.log.durable_offset(),
+            FollowFrom::Earliest => inner.log.first_offset(),
+            FollowFrom::Offset(offset) => offset,
+        };
+        let reader = Some(inner.log.read(next_offset).map_err(|error| follow_error(next_offset, error))?);
+        Ok(Follower { inner, next_offset, reader, progress })
+    }
+
+    /// Says that records from `offset` on are still needed by `consumer`. The log keeps them while they take less than
+    /// half of its quota; beyond, the consumer finds them in the tables.
+    pub fn hold(&self, consumer: &str, offset: u64) {
+        self.inner.holds.set(consumer, offset);
+    }
+
+    /// The consumer needs nothing more.
+    pub fn release(&self, consumer: &str) {
+        self.inner.holds.remove(consumer);
+    }
+}
+
+impl Follower {
+    /// The offset after what was given.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next_offset
+    }
+
+    /// The next frame with records of a stream that is wanted; waits for one. Ending early loses nothing.
+    ///
+    /// # Errors
+    /// See [`FollowError`].
+    pub async fn next(
+        &mut self,
+        wanted: impl Fn(&StreamKey) -> bool + Send + Clone + 'static,
+    ) -> Result<Delivery, FollowError> {
+        loop {
+            let _ = self.progress.borrow_and_update();
+            if let Some(delivery) = self.read(wanted.clone()).await? {
+                return Ok(delivery);
+            }
+            let stopped = self.progress.borrow().stopped.is_some();
+            if stopped || self.progress.changed().await.is_err() {
+                return Err(FollowError::Ended);
+            }
+        }
+    }
+
+    /// The next frame that is there already, if any.
+    async fn read(
+        &mut self,
+        wanted: impl Fn(&StreamKey) -> bool + Send + Clone + 'static,
+    ) -> Result<Option<Delivery>, FollowError> {
+        while self.next_offset < self.inner.log.durable_offset() {
+            // Taken again from the position where a caller gave up in the middle.
+            let reader = match self.reader.take() {
+                Some(reader) => reader,
+                None => self.inner.log.read(self.next_offset).map_err(|error| follow_error(self.next_offset, error))?,
+            };
+            let (inner, wanted, from) = (self.inner.clone(), wanted.clone(), self.next_offset);
+            let turn = tokio::task::spawn_blocking(move || read_turn(&inner, reader, from, &wanted)).await;
+            let broken =
+                |error: tokio::task::JoinError| FollowError::Broken { offset: from, reason: error.to_string() };
+            let (reader, turn) = turn.map_err(broken)?;
+            let turn = turn?;
+            self.reader = Some(reader);
+            self.next_offset = turn.next_offset;
+            if turn.delivery.is_some() {
+                return Ok(turn.delivery);
+            }
+            if turn.next_offset == from {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+}
+
+struct Turn {
+    next_offset: u64,
+    delivery: Option<Delivery>,
+}
+
+fn read_turn(
+    inner: &Inner,
+    mut reader: Reader,
+    from: u64,
+    wanted: &dyn Fn(&StreamKey) -> bool,
+) -> (Reader, Result<Turn, FollowError>) {
+    let mut next_offset = from;
+    for _ in 0..FRAMES_A_TURN {
+        let frame = match reader.next() {
+            None => break,
+            Some(Err(error)) => return (reader, Err(follow_error(next_offset, error))),
+            Some(Ok(frame)) => frame,
+        };
+        let first_offset = frame.first_offset;
+        next_offset = frame.next_offset();
+        let delivery = deliver(inner, &frame, wanted);
+        let broken = |reason| FollowError::Broken { offset: first_offset, reason };
+        match delivery.map_err(broken) {
+            Ok(None) => {}
+            delivery => return (reader, delivery.map(|delivery| Turn { next_offset, delivery })),
+        }
+    }
+    (reader, Ok(Turn { next_offset, delivery: None }))
+}
+
+fn follow_error(offset: u64, error: ReadError) -> FollowError {
+    match error {
+        ReadError::Trimmed { asked, first_offset } => FollowError::Trimmed { asked, first_offset },
+        other => FollowError::Broken { offset, reason: other.to_string() },
+    }
+}
+
+/// The rows of a frame, as its tables get them.
+fn deliver(
+    inner: &Inner,
+    frame: &lakegate_log::Frame,
+    wanted: &dyn Fn(&StreamKey) -> bool,
+) -> Result<Option<Delivery>, String> {
+    let (header, body) = FrameHeader::decode(&frame.payload).map_err(|error| error.to_string())?;
+    if header.body == FrameBody::None {
+        return Ok(None);
+    }
+    let mut streams = HashMap::new();
+    for touched in header.streams.iter().filter(|touched| touched.fingerprint != 0 && wanted(&touched.key)) {
+        let shaper = inner.contracts.find(touched.fingerprint).map_err(|error| error.to_string())?;
+        let stream = inner.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
+        streams.insert(touched.key.clone(), stream.map_err(|refusal| refusal.message)?);
+    }
+    if streams.is_empty() {
+        return Ok(None);
+    }
+    let (first_offset, next_offset) = (frame.first_offset, frame.next_offset());
+    let frame = Frame { first_offset, next_offset, header, body };
+    let request = frame.request().map_err(|error| error.to_string())?;
+    let mut shaped = shape_again(&request, &rules_of(inner, &frame.header), &streams, &decisions(&frame.header))?;
+    let mut found = Vec::with_capacity(shaped.groups.len());
+    for group in &mut shaped.groups {
+        let rows = group.take_rows().map_err(|error| error.to_string())?;
+        if rows.is_empty() {
+            continue;
+        }
+        let (key, table) = (group.stream.key.clone(), group.stream.unit.table.clone());
+        let contract = group.stream.shaper.contract.clone();
+        let batch = rows.into_batch().map_err(|error| error.to_string())?;
+        found.push(StreamRows { key, table, contract, batch });
+    }
+    let FrameHeader { received_us, correlation_id, .. } = frame.header;
+    Ok((!found.is_empty()).then_some(Delivery {
+        first_offset,
+        next_offset,
+        received_us,
+        correlation_id,
+        streams: found,
+    }))
+}
+
+/// What consumers still need of the log, by their names.
+#[derive(Debug, Default)]
+pub(crate) struct Holds(Mutex<BTreeMap<String, u64>>);
+
+impl Holds {
+    fn set(&self, consumer: &str, offset: u64) {
+        let mut holds = self.0.lock();
+        match holds.get_mut(consumer) {
+            Some(held) => *held = offset,
+            None => drop(holds.insert(consumer.to_owned(), offset)),
+        }
+    }
+
+    fn remove(&self, consumer: &str) {
+        self.0.lock().remove(consumer);
+    }
+
+    /// The oldest offset that anyone needs.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.0.lock().values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+
+    use super::*;
+    use crate::test_gate::Ground;
+
+    fn contract() -> Contract {
+        let text = r#"{"columns":[{"name":"n","column_type":"long","source":{"path":["n"]},"required":true}],
+            "payload":"json","event_key":["n"],"duplicate_window_ms":3600000,"time":null,"malformed":"skip",
+            "undeclared":"ignore","table":"{tenant}.{endpoint}","partitions":[],"sort":[]}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn numbers(delivery: &Delivery) -> Vec<i64> {
+        let batches = delivery.streams.iter().map(|rows| rows.batch.column(0).clone());
+        batches.flat_map(|c| c.as_primitive::<arrow::datatypes::Int64Type>().values().to_vec()).collect()
+    }
+
+    fn of_stream(name: &'static str) -> impl Fn(&StreamKey) -> bool + Send + Clone + 'static {
+        move |key| key.stream.as_str() == name
+    }
+
+    #[tokio::test]
+    async fn a_follower_gives_accepted_rows_in_the_order_of_the_log_before_and_after_a_restart() {
+        let ground = Ground::new(&[("a", contract()), ("b", contract())]);
+        let opened = ground.open().await;
+        opened.send("a", &[r#"{"n":1}"#, r#"{"n":"x"}"#, r#"{"n":2}"#]).await.unwrap();
+        opened.send("b", &[r#"{"n":9}"#]).await.unwrap();
+        let second = opened.send("a", &[r#"{"n":2}"#, r#"{"n":3}"#]).await.unwrap();
+        assert_eq!((second.accepted, second.duplicate_indexes), (1, vec![0]));
+        let mut follower = opened.gate.follow(FollowFrom::Earliest).unwrap();
+        let first = follower.next(of_stream("a")).await.unwrap();
+        assert_eq!((first.first_offset, first.next_offset, numbers(&first)), (0, 3, vec![1, 2]));
+        assert_eq!(first.correlation_id, "r-1");
+        assert_eq!(numbers(&follower.next(of_stream("a")).await.unwrap()), [3]);
+        let position = follower.position();
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(20), follower.next(of_stream("a"))).await.is_err()
+        );
+        opened.send("a", &[r#"{"n":4}"#]).await.unwrap();
+        assert_eq!(numbers(&follower.next(of_stream("a")).await.unwrap()), [4]);
+        opened.close();
+
+        let opened = ground.open().await;
+        let mut follower = opened.gate.follow(FollowFrom::Offset(position)).unwrap();
+        assert_eq!(numbers(&follower.next(of_stream("a")).await.unwrap()), [4]);
+        let mut follower = opened.gate.follow(FollowFrom::Offset(0)).unwrap();
+        let first = follower.next(|_| true).await.unwrap();
+        assert_eq!(
+            first.streams.iter().map(|rows| rows.key.stream.as_str()).collect::<Vec<_>>(),
+            ["a", "dead_letters"]
+        );
+        assert_eq!(numbers(&follower.next(|_| true).await.unwrap()), [9]);
+        opened.close();
+    }
+
+    #[tokio::test]
+    async fn what_a_consumer_holds_stays_in_the_log_until_it_lets_go() {
+        let ground = Ground::new(&[("a", contract())]);
+        let opened = ground.open().await;
+        opened.gate.hold("sink", 0);
+        let pad = "x".repeat(2000);
+        for n in 0..200 {
+            opened.send("a", &[&format!(r#"{{"n":{n},"pad":"{pad}"}}"#)]).await.unwrap();
+        }
+        opened.gate.flush_all().await;
+        assert_eq!(opened.log.first_offset(), 0);
+        let mut follower = opened.gate.follow(FollowFrom::Offset(0)).unwrap();
+        assert_eq!(numbers(&follower.next(|_| true).await.unwrap()), [0]);
+        opened.gate.release("sink");
+        opened.send("a", &[r#"{"n":1000}"#]).await.unwrap();
+        opened.gate.flush_all().await;
+        assert!(opened.log.first_offset() > 0);
+        let trimmed = opened.gate.follow(FollowFrom::Offset(0)).err().unwrap();
+        assert!(matches!(trimmed, FollowError::Trimmed { asked: 0, .. }), "{trimmed}");
+        opened.close();
+    }
+}
