@@ -260,6 +260,12 @@ async fn a_tail_shows_what_becomes_durable_from_then_on() {
     }
     assert_eq!(all.matches("data: ").count(), 2, "{all}");
     assert!(all.contains("\"event_id\":\"e3\""), "from latest, the first is the first new one: {all}");
+    let last = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+    server.send("clicks", id..id + 1).await;
+    let resumed = reqwest::Client::new().get(format!("{}/api/feeds/clicks?limit=1", server.url));
+    let resumed = resumed.header("accept", "text/event-stream").header("last-event-id", last).send().await.unwrap();
+    let resumed = resumed.text().await.unwrap();
+    assert!(resumed.contains("\"event_id\":\"e5\""), "goes on behind e3 and e4: {resumed}");
     server.kill();
 }
 

@@ -12,8 +12,8 @@ use super::status::fail;
 pub(crate) struct TailArgs {
     /// The stream
     stream: String,
-    /// Where to begin: `latest`, `earliest` (all that waits in memory), or at an offset of the log in memory; what is in
-    /// the lake already, SQL reads
+    /// Where to begin: `latest`, `earliest` (the oldest that the log has), or at an offset of the log; older records are in
+    /// the tables, and SQL reads them
     #[arg(long, default_value = "latest", value_parser = parse_from)]
     from: String,
     /// Of one tenant only

@@ -28,7 +28,6 @@ use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
-use lakegate_memtable::Memtables;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -60,7 +59,6 @@ pub(crate) struct App {
     pub(crate) gate: Gate,
     pub(crate) log: Log,
     pub(crate) lake: Lake,
-    pub(crate) memtables: Arc<Memtables>,
     pub(crate) engine: lakegate_query::QueryEngine,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) started: Instant,

@@ -85,13 +85,12 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         _ = signals.next() => return Ok(()),
     };
     let Opened { clock, log, lake, memtables, gate, catalog, lock } = opened;
-    let engine = queries::open(&config, &lake, memtables.clone())?;
+    let engine = queries::open(&config, &lake, memtables)?;
     let app = Arc::new(App {
         clock,
         gate: gate.clone(),
         log: log.clone(),
         lake,
-        memtables,
         engine,
         metrics,
         started,
