@@ -16,8 +16,10 @@ use crate::shared::{SegmentEntry, Shared, Spare};
 /// The name of the file that says where the log begins.
 pub(crate) const META_NAME: &str = "log.meta";
 
-/// Spares beyond this are removed: one is in use soon, a second covers a burst.
-const MAX_SPARES: usize = 2;
+/// So many spares are kept at least: one is in use soon, a second covers a burst.
+const MIN_SPARES: usize = 2;
+/// Spares take at most this share of the quota.
+const SPARES_SHARE: u64 = 4;
 
 /// What came of a trimming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,11 @@ pub(crate) fn trim_log(shared: &Shared, before_offset: u64) -> Result<TrimOutcom
         layout.total_bytes = layout.total_bytes.saturating_sub(bytes);
         layout.segment_count = layout.segment_count.saturating_sub(victims.len() as u64);
     }
-    let removed = after_mark.and_then(|()| victims.iter().try_for_each(|victim| remove_segment(shared, victim)));
+    // As many as were given up at once are needed again before the next time: a busy log that made each of its segments
+    // anew would write every byte twice.
+    let keep = MIN_SPARES.max(victims.len());
+    let removed = after_mark.and_then(|()| victims.iter().try_for_each(|victim| remove_segment(shared, victim, keep)));
+    let removed = removed.and_then(|()| remove_idle_spares(shared, keep));
     shared.work_wanted.notify_all();
     removed.map_err(|source| TrimError::Disk { doing: "removing trimmed segments", source })?;
     shared
@@ -85,7 +91,7 @@ fn write_meta(shared: &Shared, meta: &Meta) -> Result<(), TrimError> {
 }
 
 /// Removes a trimmed segment, or keeps its file as a spare.
-fn remove_segment(shared: &Shared, victim: &SegmentEntry) -> io::Result<()> {
+fn remove_segment(shared: &Shared, victim: &SegmentEntry, keep: usize) -> io::Result<()> {
     let path = shared.segment_path(victim.room.segment);
     let (total, usual) = {
         let layout = &shared.queue.lock().layout;
@@ -93,8 +99,11 @@ fn remove_segment(shared: &Shared, victim: &SegmentEntry) -> io::Result<()> {
     };
     let mut spares = shared.spares.lock();
     let spare_bytes: u64 = spares.iter().map(|spare| spare.bytes).sum();
-    let fits = victim.room.bytes == usual && total + spare_bytes + victim.room.bytes <= shared.options.quota_bytes;
-    if fits && spares.len() < MAX_SPARES {
+    let quota = shared.options.quota_bytes;
+    let with_this = spare_bytes + victim.room.bytes;
+    let few = spares.len() < MIN_SPARES || with_this <= quota / SPARES_SHARE;
+    let fits = victim.room.bytes == usual && total + with_this <= quota;
+    if fits && few && spares.len() < keep {
         let spare = shared.path(&format!("spare-{:016}", victim.room.segment));
         shared.disk.rename(&path, &spare)?;
         spares.push(Spare { path: spare, bytes: victim.room.bytes });
@@ -103,4 +112,15 @@ fn remove_segment(shared: &Shared, victim: &SegmentEntry) -> io::Result<()> {
     }
     drop(spares);
     hit_failpoint("wal.trim.after_unlink")
+}
+
+/// A log that has become quiet gives the room of its spares back.
+fn remove_idle_spares(shared: &Shared, keep: usize) -> io::Result<()> {
+    let mut spares = shared.spares.lock();
+    while spares.len() > keep {
+        if let Some(spare) = spares.pop() {
+            shared.disk.remove(&spare.path)?;
+        }
+    }
+    Ok(())
 }

@@ -82,6 +82,12 @@ impl Client {
         response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
     }
 
+    /// Asks for something to be done; the answer is a JSON document.
+    pub(crate) async fn post(&self, path: &str) -> Result<Value, ClientError> {
+        let response = self.send(self.http.post(self.at(path)).header("accept", "application/json")).await?;
+        response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
+    }
+
     /// An answer that is read piece by piece.
     pub(crate) async fn stream(&self, path: &str, accept: &str) -> Result<reqwest::Response, ClientError> {
         self.send(self.http.get(self.at(path)).header("accept", accept)).await

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod demo;
 mod exit;
+mod flush;
 mod output;
 #[cfg(test)]
 mod reference;
@@ -68,6 +69,9 @@ enum Command {
         after_help = "Examples:\n  lakegate status\n  lakegate status --watch\n  lakegate status --json | jq .totals"
     )]
     Status(status::StatusArgs),
+    /// Bring what is in memory into the tables now
+    #[command(after_help = "Example:\n  lakegate flush")]
+    Flush(flush::FlushArgs),
     /// Check, show and describe configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -106,6 +110,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Sql(args) => interruptible(sql::run(args)).into(),
         Command::Tail(args) => interruptible(tail::run(args)).into(),
         Command::Status(args) => interruptible(status::run(args)).into(),
+        Command::Flush(args) => interruptible(flush::run(args)).into(),
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
         Command::Wal(command) => wal::run(command).into(),
@@ -168,6 +173,7 @@ mod tests {
             "lakegate tail orders --from 12 --tenant t -n 3",
             "lakegate tail orders --from latest",
             "lakegate status --watch",
+            "lakegate flush",
             "lakegate config check a.json",
             "lakegate config show --effective --origin",
             "lakegate config schema",

@@ -5,6 +5,7 @@
 
 mod audit;
 mod feeds;
+mod flush;
 mod health;
 mod iceberg_catalog;
 mod listener;
@@ -100,6 +101,7 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/sql", post(sql::run).get(sql::list))
         .route("/api/sql/{id}", delete(sql::cancel))
         .route("/api/audit", get(audit::get))
+        .route("/api/flush", post(flush::post))
         .route("/api/feeds/{stream}", get(feeds::get))
         .with_state(app);
     wrap(quick.merge(long), hosts, body_bytes_max)
@@ -126,9 +128,10 @@ async fn index() -> Json<Value> {
             "GET /metrics": "figures; Prometheus text for those who accept text/plain",
             "GET /api/status": "what came in and how far the lake is, per stream",
             "GET /api/audit": "whether everything that came in adds up to what is there",
+            "POST /api/flush": "brings what is in memory into the tables now",
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
-            "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET",
+            "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
             "/iceberg/v1/config": "the Iceberg REST catalog",
         }
     }))

@@ -96,6 +96,12 @@ impl Server {
         Ok(text.lines().nth(1).ok_or("no row")?.trim().parse()?)
     }
 
+    /// Brings everything into the lake, so that what comes next finds memory and segments that were used before.
+    pub(crate) async fn flush(&self) -> Result<(), Failure> {
+        reqwest::Client::new().post(format!("{}/api/flush", self.http)).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// Rows that are not in the lake yet.
     pub(crate) async fn waiting(&self) -> Result<u64, Failure> {
         let status: serde_json::Value = reqwest::get(format!("{}/api/status", self.http)).await?.json().await?;
