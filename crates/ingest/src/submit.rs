@@ -98,7 +98,8 @@ fn not_allowed(refused: NotAllowed, submission: &Submission) -> SubmitError {
     match refused {
         NotAllowed::Tenant { index } => SubmitError::WrongTenant { field: format!("records[{index}].tenant_id") },
         NotAllowed::Stream(stream) => {
-            let principal = submission.principal.as_ref().map_or_else(String::new, |principal| principal.id.clone());
+            let principal =
+                submission.principal.as_ref().map_or_else(String::new, |principal| principal.id.to_string());
             SubmitError::Forbidden { principal, stream }
         }
     }
