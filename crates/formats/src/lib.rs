@@ -1,0 +1,5 @@
+//! What files hold: the bytes that readers of formats pull from.
+
+mod input;
+
+pub use input::Input;
