@@ -1,0 +1,9 @@
+//! Servers: which may be asked, which address that leads to, and where redirects lead.
+
+mod address;
+mod connect;
+mod guard;
+
+pub use guard::{Resolver, SystemResolver};
+
+pub(crate) use connect::{base_client, connect};
