@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use lakegate_access::{Action, Principal};
 use lakegate_memtable::{RowBuilder, Value};
-use lakegate_model::{ReasonCode, RecordError, Refusal, StreamKey, StreamName, Tally, TenantId, Verdict};
+use lakegate_model::{OnConflict, ReasonCode, RecordError, Refusal, StreamKey, StreamName, Tally, TenantId, Verdict};
 
 use crate::dead_letters::{self, Origin};
-use crate::duplicates::key_of;
+use crate::duplicates::{key_of, with_content};
 use crate::frame::{Exception, ExceptionKind, assigned_id};
 use crate::shape::{Envelope, RecordContext};
 use crate::streams::{DEAD_LETTERS, DEFAULT_TENANT, Stream, Streams, UNROUTABLE};
@@ -197,10 +197,10 @@ fn context<'a>(rules: &Rules<'_>, tenant: Value<'a>, stream: Value<'a>) -> Recor
     }
 }
 
-/// What is known of a record that was read: its id, and how many payload bytes it has.
+/// What is known of a record that was read: its id and its payload.
 struct Seen<'a> {
     event_id: &'a str,
-    payload_bytes: usize,
+    payload: &'a [u8],
     refusal: Option<Refusal>,
 }
 
@@ -212,7 +212,7 @@ fn shape_one<'a>(
     context: &mut RecordContext<'a>,
     row: &mut Vec<Value<'a>>,
 ) -> Seen<'a> {
-    let refused = |event_id, refusal| Seen { event_id, payload_bytes: 0, refusal: Some(refusal) };
+    let refused = |event_id, refusal| Seen { event_id, payload: &[], refusal: Some(refusal) };
     let record = match record {
         Ok(record) => record,
         Err(refusal) => return refused("", refusal),
@@ -224,7 +224,7 @@ fn shape_one<'a>(
     context.assigned_id = assigned_id(rules.received_us, rules.id_base, index_number(index));
     let event_id = envelope.event_id;
     match stream.shaper.shape(&record, &envelope, context, row) {
-        Ok(()) => Seen { event_id, payload_bytes: record.payload.len(), refusal: None },
+        Ok(()) => Seen { event_id, payload: record.payload, refusal: None },
         Err(refusal) => refused(event_id, refusal),
     }
 }
@@ -323,8 +323,11 @@ impl<'a> Shaped<'a> {
         if columns.is_empty() || seen.refusal.is_some() {
             return;
         }
-        let key = key_of(row, columns, &mut self.scratch);
-        group.keys.push(RowKey { index: index_number(index), payload_bytes: seen.payload_bytes as u64, key });
+        let mut key = key_of(row, columns, &mut self.scratch);
+        if group.stream.shaper.contract.on_conflict == OnConflict::Reject {
+            key = key.map(|key| with_content(key, seen.payload));
+        }
+        group.keys.push(RowKey { index: index_number(index), payload_bytes: seen.payload.len() as u64, key });
     }
 
     /// Notes what became of a record whose stream is known; `keep` puts its row away.
@@ -350,7 +353,7 @@ impl<'a> Shaped<'a> {
         let verdict = match refusal {
             None => {
                 one.accepted = 1;
-                one.bytes = seen.payload_bytes as u64;
+                one.bytes = seen.payload.len() as u64;
                 place.tally.add(&one);
                 self.total.add(&one);
                 if index == 0 {

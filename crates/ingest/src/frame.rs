@@ -1,7 +1,7 @@
 //! What the gate writes into the log: its own short header, then the request's bytes as they came.
 //!
 //! ```text
-//! u8   version (2; 1 has no part marked "since 2")
+//! u8   version (3; earlier ones have no part marked "since" a later one)
 //! u8   wire     0 tally only, 1 storage.IngestBatchRequest, 2 payloads of one stream (since 2)
 //! u8   source
 //! u8   reserved (0)
@@ -16,6 +16,7 @@
 //!                         the records that are not accepted, by index
 //! text client address     since 2; empty: not known
 //! text user agent         since 2; empty: not known
+//! with a batch key alone: u64 whose it is, u64 content, var n, n bytes of the answer     since 3 (see `requests.rs`)
 //! wire 2 alone: text tenant (of the request; empty: `default`), text stream,
 //!      var n, n × { var gap, var length }           where each payload lies in the body: so far behind the one before
 //! …    the body
@@ -28,7 +29,13 @@ use bytes::Bytes;
 use lakegate_model::{StreamKey, StreamName, Tally, TenantId};
 use uuid::Uuid;
 
-const VERSION: u8 = 2;
+use crate::bytes::{Malformed, Reader, put_text, put_var};
+use crate::duplicates::CONTENT_BITS;
+use crate::requests::Answered;
+
+const VERSION: u8 = 3;
+/// The version before requests had their answer, and event keys a content.
+const VERSION_BARE_KEYS: u8 = 2;
 /// The version before there were clients and payloads.
 const VERSION_FIRST: u8 = 1;
 /// A frame without a body: counts alone.
@@ -87,6 +94,8 @@ pub(crate) struct FrameHeader {
     pub(crate) correlation_id: String,
     /// Hash of the request's own id; 0: it has none.
     pub(crate) batch_key: u128,
+    /// What the request with that id was answered.
+    pub(crate) answered: Answered,
     pub(crate) streams: Vec<FrameStream>,
     pub(crate) exceptions: Vec<Exception>,
     pub(crate) client_address: String,
@@ -112,21 +121,6 @@ pub(crate) fn assigned_id(received_us: i64, id_base: u128, index: u32) -> Uuid {
     let millis = u128::from(u64::try_from(received_us.div_euclid(1000)).unwrap_or(0)) & ((1 << 48) - 1);
     let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
     Uuid::from_u128(millis << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
-}
-
-fn put_var(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        #[allow(clippy::cast_possible_truncation, reason = "seven bits are taken")]
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    #[allow(clippy::cast_possible_truncation, reason = "below 128")]
-    out.push(value as u8);
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    put_var(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
 }
 
 impl FrameHeader {
@@ -163,6 +157,9 @@ impl FrameHeader {
         }
         put_text(&mut out, &self.client_address);
         put_text(&mut out, &self.user_agent);
+        if self.batch_key != 0 {
+            self.answered.put(&mut out);
+        }
         if let FrameBody::Payloads { tenant, stream, spans } = &self.body {
             put_text(&mut out, tenant.as_ref().map_or("", TenantId::as_str));
             put_text(&mut out, stream.as_str());
@@ -173,7 +170,7 @@ impl FrameHeader {
 
     /// Reads a frame's payload: the header, and the body behind it.
     pub(crate) fn decode(frame: &Bytes) -> Result<(Self, Bytes), FrameError> {
-        let mut reader = Reader { bytes: frame, at: 0 };
+        let mut reader = Reader::new(frame);
         let [version, wire, source, _] = reader.array()?;
         if !(VERSION_FIRST..=VERSION).contains(&version) {
             return Err(FrameError::Version(version));
@@ -183,13 +180,20 @@ impl FrameHeader {
         let tenant = reader.tenant()?;
         let correlation_id = reader.text()?.to_owned();
         let batch_key = u128::from_le_bytes(reader.array()?);
-        let streams = (0..reader.count()?).map(|_| reader.stream()).collect::<Result<_, _>>()?;
+        let mut streams: Vec<FrameStream> = (0..reader.count()?).map(|_| reader.stream()).collect::<Result<_, _>>()?;
+        if version <= VERSION_BARE_KEYS {
+            // Their keys were whole hashes: nothing is known of the content.
+            let keys = streams.iter_mut().flat_map(|stream| &mut stream.keys);
+            keys.for_each(|key| *key &= !CONTENT_BITS);
+        }
         let exceptions = (0..reader.count()?).map(|_| reader.exception()).collect::<Result<_, _>>()?;
         let (mut client_address, mut user_agent) = (String::new(), String::new());
         if version > VERSION_FIRST {
             reader.text()?.clone_into(&mut client_address);
             reader.text()?.clone_into(&mut user_agent);
         }
+        let has_answer = version > VERSION_BARE_KEYS && batch_key != 0;
+        let answered = if has_answer { Answered::read(&mut reader)? } else { Answered::unknown() };
         let body = reader.body(wire)?;
         let header = Self {
             body,
@@ -199,12 +203,13 @@ impl FrameHeader {
             tenant,
             correlation_id,
             batch_key,
+            answered,
             streams,
             exceptions,
             client_address,
             user_agent,
         };
-        Ok((header, frame.slice(reader.at..)))
+        Ok((header, frame.slice(reader.at()..)))
     }
 }
 
@@ -218,46 +223,13 @@ fn put_spans(out: &mut Vec<u8>, spans: &[Range<u32>]) {
     }
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+impl From<Malformed> for FrameError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed.0)
+    }
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], FrameError> {
-        let end = self.at.checked_add(len).ok_or(FrameError::Malformed("length"))?;
-        let slice = self.bytes.get(self.at..end).ok_or(FrameError::Malformed("it ends early"))?;
-        self.at = end;
-        Ok(slice)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
-        self.take(N)?.try_into().map_err(|_| FrameError::Malformed("it ends early"))
-    }
-
-    fn var(&mut self) -> Result<u64, FrameError> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let [byte] = self.array()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(FrameError::Malformed("a number is too long"))
-    }
-
-    /// A count of things that take at least one byte each.
-    fn count(&mut self) -> Result<usize, FrameError> {
-        let count = usize::try_from(self.var()?).map_err(|_| FrameError::Malformed("count"))?;
-        if count > self.bytes.len() - self.at { Err(FrameError::Malformed("count")) } else { Ok(count) }
-    }
-
-    fn text(&mut self) -> Result<&'a str, FrameError> {
-        let len = self.count()?;
-        std::str::from_utf8(self.take(len)?).map_err(|_| FrameError::Malformed("text"))
-    }
-
+impl Reader<'_> {
     fn tenant(&mut self) -> Result<Option<TenantId>, FrameError> {
         match self.text()? {
             "" => Ok(None),
@@ -339,6 +311,7 @@ mod tests {
             tenant: Some(TenantId::new("acme").unwrap()),
             correlation_id: "req-1".to_owned(),
             batch_key: 9,
+            answered: Answered { owner: 3, content: 4, answer: vec![1, 2] },
             streams: vec![FrameStream { key, fingerprint: 7, tally, keys: vec![1, u128::MAX] }],
             exceptions: vec![
                 Exception { index: 1, kind: ExceptionKind::Duplicate, reason: 0 },

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use lakegate_env::{Clock, Disk, Random};
 use lakegate_lake::Lake;
 use lakegate_log::Log;
@@ -18,12 +17,14 @@ use tokio::sync::Notify;
 use crate::api::StreamDeclaration;
 use crate::balance::{Balance, BalanceError};
 use crate::contracts::{ContractStore, ContractStoreError};
-use crate::duplicates::Window;
+use crate::duplicates::Windows;
 use crate::flush::TableUnit;
 use crate::follow::Holds;
-use crate::frame::{FrameError, FrameHeader};
-use crate::keys::{KeyEntry, KeyFiles, stream_hash};
+use crate::frame::FrameError;
+use crate::keys::BlockFiles;
+use crate::remember::{DuplicateSettings, open_answers, open_keys};
 use crate::replay::Replayed;
+use crate::requests::Requests;
 use crate::spill::Spills;
 use crate::streams::Streams;
 
@@ -59,6 +60,8 @@ pub struct GateSettings {
     pub max_streams: usize,
     /// The longest duplicate window of any stream, in microseconds: keys older than that are forgotten.
     pub longest_window_us: i64,
+    /// What is remembered to tell duplicates.
+    pub duplicates: DuplicateSettings,
 }
 
 /// All that the gate stands on.
@@ -147,9 +150,10 @@ pub(crate) struct Inner {
     /// Taken for reading around each append, for writing to get sums that belong to one offset.
     pub(crate) balance_gate: RwLock<()>,
     pub(crate) balance: Mutex<Balance>,
-    pub(crate) batches: Batches,
-    pub(crate) keys: KeyFiles,
-    /// Whether the log may hold event keys.
+    pub(crate) requests: Requests,
+    pub(crate) keys: BlockFiles,
+    pub(crate) answers: BlockFiles,
+    /// Whether the log may hold event keys or requests' own ids.
     pub(crate) has_keys: AtomicBool,
     pub(crate) holds: Holds,
     closed: Mutex<Option<String>>,
@@ -158,22 +162,10 @@ pub(crate) struct Inner {
     trimmed: Mutex<Trimmed>,
 }
 
-/// Requests that brought an id of their own.
-pub(crate) struct Batches {
-    /// Held from the look to the noting.
-    pub(crate) gate: Mutex<()>,
-    pub(crate) window: Window,
-}
-
-/// How long a request's own id is remembered.
-const BATCH_WINDOW_MS: u64 = 24 * 3600 * 1000;
-/// The hash that stands for requests' own ids among the kept keys.
-pub(crate) const BATCHES_HASH: u64 = 0;
-
 #[derive(Default)]
-struct Trimmed {
+pub(crate) struct Trimmed {
     /// The keys of frames below this are in files.
-    keys_upto: u64,
+    pub(crate) keys_upto: u64,
     offset: u64,
     at_us: u64,
 }
@@ -193,17 +185,12 @@ impl Gate {
         let GateOptions { settings, streams, log, lake, memtables, disk, clock, random } = options;
         let contracts =
             ContractStore::open(disk.clone(), settings.data_dir.join("contracts")).map_err(GateOpenError::Contract)?;
-        let (keys, remembered) = open_keys(&disk, &settings, &*clock).map_err(GateOpenError::Keys)?;
-        let batches = Batches { gate: Mutex::new(()), window: Window::new(BATCH_WINDOW_MS) };
-        let mut by_stream: HashMap<u64, Vec<KeyEntry>> = HashMap::new();
-        for entry in remembered {
-            match entry.stream {
-                BATCHES_HASH => batches.window.note(entry.key, entry.received_us),
-                stream => by_stream.entry(stream).or_default().push(entry),
-            }
-        }
+        let requests = Requests::new(settings.duplicates.requests_window_us, settings.duplicates.requests_bytes);
+        let windows = Windows::new(settings.duplicates.keys_max, settings.longest_window_us);
+        let keys = open_keys(&disk, &settings, &windows, &requests).map_err(GateOpenError::Keys)?;
+        let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
-        let streams = Streams::new(&streams, undeclared, most, &contracts, memtables.clone(), by_stream);
+        let streams = Streams::new(&streams, undeclared, most, &contracts, memtables.clone(), windows);
         let streams = streams.map_err(GateOpenError::Contract)?;
         let spills = Spills::open(disk.clone(), settings.data_dir.join("spill"));
         let spills = spills.map_err(|error| GateOpenError::Spill(error.to_string()))?;
@@ -225,8 +212,9 @@ impl Gate {
             flush_wanted: Notify::new(),
             balance_gate: RwLock::new(()),
             balance: Mutex::new(balance),
-            batches,
+            requests,
             keys,
+            answers,
             has_keys: AtomicBool::new(false),
             holds: Holds::default(),
             closed: Mutex::default(),
@@ -265,6 +253,7 @@ impl Gate {
                 let gate = self.clone();
                 let upkeep = move || {
                     gate.inner.keep_memory();
+                    gate.inner.forget_old();
                     gate.inner.trim(false);
                 };
                 let _ = tokio::task::spawn_blocking(upkeep).await;
@@ -291,6 +280,7 @@ impl Gate {
         self.inner.freeze_due(false);
         self.inner.flush_once().await;
         self.inner.keep_memory();
+        self.inner.forget_old();
         self.inner.trim(true);
     }
 
@@ -421,27 +411,6 @@ impl Inner {
         }
     }
 
-    /// Keeps the event keys of the frames below `offset`, which are about to go.
-    fn keep_keys(&self, trimmed: &mut Trimmed, offset: u64) -> Result<(), String> {
-        if !self.has_keys.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let from = trimmed.keys_upto.max(self.log.first_offset());
-        let mut entries = Vec::new();
-        for frame in self.log.read(from).map_err(|error| error.to_string())? {
-            let frame = frame.map_err(|error| error.to_string())?;
-            if frame.first_offset >= offset {
-                break;
-            }
-            let (header, _) = FrameHeader::decode(&frame.payload).map_err(|error| error.to_string())?;
-            collect_keys(&header, &mut entries);
-        }
-        self.keys.keep(&entries).map_err(|error| error.to_string())?;
-        trimmed.keys_upto = offset;
-        let oldest_us = self.clock.wall_us().saturating_sub(self.settings.longest_window_us);
-        self.keys.forget(oldest_us).map_err(|error| error.to_string())
-    }
-
     /// Keeps sums that cover at least everything below `offset`, all of it durable.
     fn keep_balance(&self, offset: u64) -> Result<(), String> {
         let sums = {
@@ -458,30 +427,6 @@ impl Inner {
         let path = self.settings.data_dir.join("balance.json");
         sums.store(&*self.disk, &path, self.log.id()).map_err(|error| error.to_string())
     }
-}
-
-fn collect_keys(header: &FrameHeader, entries: &mut Vec<KeyEntry>) {
-    let received_us = header.received_us;
-    if header.batch_key != 0 {
-        entries.push(KeyEntry { stream: BATCHES_HASH, key: header.batch_key, received_us });
-    }
-    for stream in header.streams.iter().filter(|stream| !stream.keys.is_empty()) {
-        let hash = stream_hash(&stream.key);
-        entries.extend(stream.keys.iter().map(|key| KeyEntry { stream: hash, key: *key, received_us }));
-    }
-}
-
-/// Reads the kept keys and puts them into one fresh file.
-fn open_keys(
-    disk: &Arc<dyn Disk>,
-    settings: &GateSettings,
-    clock: &dyn Clock,
-) -> std::io::Result<(KeyFiles, Vec<KeyEntry>)> {
-    let (files, mut entries) = KeyFiles::open(disk.clone(), settings.data_dir.join("keys"))?;
-    let oldest_us = clock.wall_us().saturating_sub(settings.longest_window_us);
-    entries.retain(|entry| entry.received_us >= oldest_us);
-    files.replace_all(&entries)?;
-    Ok((files, entries))
 }
 
 impl TableUnit {

@@ -54,11 +54,7 @@ impl Inner {
                 let mut balance = self.balance.lock();
                 header.streams.iter().for_each(|stream| balance.add(&stream.key, &stream.tally));
             }
-            if header.batch_key != 0 {
-                self.batches.window.note(header.batch_key, header.received_us);
-            }
-            let with_keys = header.batch_key != 0 || header.streams.iter().any(|stream| !stream.keys.is_empty());
-            self.has_keys.fetch_or(with_keys, std::sync::atomic::Ordering::Relaxed);
+            self.remember(&header, next_offset);
             if header.body != FrameBody::None {
                 let frame = Frame { first_offset: frame.first_offset, next_offset, header, body };
                 replayed.records += self.replay_frame(&frame, &mut lacks).await?;
@@ -85,11 +81,6 @@ impl Inner {
             let shaper = self.contracts.find(touched.fingerprint).map_err(GateOpenError::Contract)?;
             let stream = self.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
             let stream = stream.map_err(|refusal| GateOpenError::Stream(refusal.message))?;
-            for key in &touched.keys {
-                if let Some(window) = &stream.window {
-                    window.note(*key, frame.header.received_us);
-                }
-            }
             let table = &stream.unit.table;
             if !lacks.contains_key(table) {
                 lacks.insert(table.clone(), self.absorbed_of(&stream).await?);

@@ -12,9 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use crate::api::StreamDeclaration;
 use crate::contracts::{ContractStore, ContractStoreError};
 use crate::dead_letters;
-use crate::duplicates::Window;
+use crate::duplicates::{Window, Windows};
 use crate::flush::TableUnit;
-use crate::keys::{KeyEntry, stream_hash};
 use crate::rate::Rate;
 use crate::shape::Shaper;
 
@@ -33,7 +32,7 @@ pub(crate) struct Stream {
     pub(crate) unit: Arc<TableUnit>,
     pub(crate) rate: Rate,
     /// The keys that were seen, where the contract has an event key.
-    pub(crate) window: Option<Window>,
+    pub(crate) window: Option<Arc<Window>>,
     /// Records that this process accepted.
     pub(crate) accepted: AtomicU64,
 }
@@ -59,8 +58,8 @@ pub(crate) struct Streams {
     memtables: Arc<Memtables>,
     known: RwLock<HashMap<StreamKey, Arc<Stream>>>,
     units: Mutex<BTreeMap<TableName, Arc<TableUnit>>>,
-    /// Keys of trimmed frames whose stream was not met yet, by the stream's hash.
-    remembered: Mutex<HashMap<u64, Vec<KeyEntry>>>,
+    /// The keys that the streams have seen.
+    pub(crate) windows: Windows,
 }
 
 impl Streams {
@@ -70,7 +69,7 @@ impl Streams {
         max_streams: usize,
         contracts: &ContractStore,
         memtables: Arc<Memtables>,
-        remembered: HashMap<u64, Vec<KeyEntry>>,
+        windows: Windows,
     ) -> Result<Self, ContractStoreError> {
         let mut declared = BTreeMap::new();
         for declaration in declarations {
@@ -88,7 +87,7 @@ impl Streams {
             memtables,
             known: RwLock::default(),
             units: Mutex::default(),
-            remembered: Mutex::new(remembered),
+            windows,
         })
     }
 
@@ -169,20 +168,14 @@ impl Streams {
             Arc::new(TableUnit::new(table.clone(), memtable, shaper.contract.clone()))
         };
         let unit = self.units.lock().entry(table.clone()).or_insert_with(make_unit).clone();
-        let window = self.window_of(&key, &shaper.contract);
+        let window = self.window_of(&key, fingerprint, &shaper.contract);
         Ok(Stream { key, shaper, fingerprint, unit, rate: Rate::default(), window, accepted: AtomicU64::new(0) })
     }
 
-    /// The stream's window, with the keys that were kept of it.
-    fn window_of(&self, key: &StreamKey, contract: &Contract) -> Option<Window> {
-        if contract.event_key.is_empty() {
-            return None;
-        }
-        let window = Window::new(contract.duplicate_window_ms);
-        for entry in self.remembered.lock().remove(&stream_hash(key)).into_iter().flatten() {
-            window.note(entry.key, entry.received_us);
-        }
-        Some(window)
+    fn window_of(&self, key: &StreamKey, fingerprint: u64, contract: &Contract) -> Option<Arc<Window>> {
+        let current = self.declared.get(&key.stream).or(self.undeclared.as_ref());
+        let is_current = current.is_some_and(|(current, _)| *current == fingerprint);
+        (!contract.event_key.is_empty()).then(|| self.windows.of_stream(key, contract, is_current))
     }
 
     /// All tables, by name.

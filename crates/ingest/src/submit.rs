@@ -1,17 +1,17 @@
 //! The way of a write: admit, shape, append, wait until it is durable, answer.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lakegate_log::{AppendError, Ticket};
-use lakegate_model::{ReasonCode, Verdict};
+use lakegate_model::ReasonCode;
 
 use crate::api::{Submission, SubmissionOutcome, SubmitError, Wire};
-use crate::batch::{ERRORS_LISTED_MAX, NotAllowed, Rules, Shaped, shape_batch};
-use crate::duplicates::batch_key;
-use crate::frame::{Exception, ExceptionKind, FrameBody, FrameHeader, FrameStream};
+use crate::batch::{NotAllowed, Rules, Shaped, shape_batch};
+use crate::frame::{Exception, FrameBody, FrameHeader, FrameStream};
 use crate::gate::{Gate, Inner};
+use crate::once::{OwnId, answer_again, claim_rows, give_up_rows, outcome_of, take_out_all};
+use crate::requests::{Answered, Kept, encode_answer};
 use crate::rows::{ReadyRows, Span, tables_of};
 use crate::wire::BatchRequest;
 
@@ -49,25 +49,16 @@ impl Gate {
         let rules = inner.rules(&submission, request.atomic);
         let mut shaped = shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, &submission))?;
         if request.atomic && !shaped.errors.is_empty() {
-            return Err(inner.refuse_all(&submission, &rules, shaped));
+            let asked = Asked { submission: &submission, request: &request, rules: &rules, batch_id: "" };
+            return Err(inner.refuse_all(&asked, &mut shaped));
         }
-        let ticket = match shaped.total.received {
-            0 => None,
-            _ => Some(inner.append(&submission, &rules, &batch_id, &mut shaped)?),
-        };
-        let position =
-            ticket.as_ref().map_or_else(|| inner.log.durable_offset(), Ticket::next_offset).saturating_sub(1);
-        let outcome = SubmissionOutcome {
-            batch_id,
-            accepted: shaped.total.accepted,
-            duplicates: shaped.total.duplicate,
-            rejected: shaped.total.rejected,
-            dead_lettered: shaped.total.dead_lettered,
-            errors: std::mem::take(&mut shaped.errors),
-            duplicate_indexes: std::mem::take(&mut shaped.duplicate_indexes),
-            position,
-            first_event_id: shaped.first_event_id.take(),
-            first_verdict: shaped.first_verdict.take().unwrap_or(Verdict::Accepted),
+        let asked = Asked { submission: &submission, request: &request, rules: &rules, batch_id: &batch_id };
+        let (ticket, outcome) = match shaped.total.received {
+            0 => {
+                let position = inner.log.durable_offset().saturating_sub(1);
+                (None, SubmissionOutcome { position, ..outcome_of(&shaped, &batch_id) })
+            }
+            _ => inner.append(&asked, &mut shaped).map(|(ticket, outcome)| (Some(ticket), outcome))?,
         };
         drop(shaped);
         // What is refused is answered at once; a duplicate waits, for its first copy may not be durable yet.
@@ -78,6 +69,15 @@ impl Gate {
         }
         Ok(outcome)
     }
+}
+
+/// A request, read.
+struct Asked<'r> {
+    submission: &'r Submission,
+    request: &'r BatchRequest<'r>,
+    rules: &'r Rules<'r>,
+    /// Empty: none.
+    batch_id: &'r str,
 }
 
 fn read_request<'a>(wire: &'a Wire, body: &'a [u8]) -> Result<BatchRequest<'a>, SubmitError> {
@@ -155,7 +155,7 @@ impl Inner {
     }
 
     /// The whole request is given back; it is counted as rejected.
-    fn refuse_all(&self, submission: &Submission, rules: &Rules<'_>, mut shaped: Shaped<'_>) -> SubmitError {
+    fn refuse_all(&self, asked: &Asked<'_>, shaped: &mut Shaped<'_>) -> SubmitError {
         for group in &mut shaped.groups {
             group.few.clear();
             group.keys.clear();
@@ -165,7 +165,7 @@ impl Inner {
         }
         let errors = std::mem::take(&mut shaped.errors);
         // Counted if there is room; the answer is the same.
-        let _ = self.append(submission, rules, "", &mut shaped);
+        let _ = self.append(&Asked { batch_id: "", ..*asked }, shaped);
         let first = errors.first();
         let (index, code) = first.map_or((0, ReasonCode::AtomicBatch), |error| (error.index, error.refusal.code));
         let why = first.map_or_else(String::new, |error| error.refusal.message.clone());
@@ -175,48 +175,44 @@ impl Inner {
 
     /// Appends the request to the log and puts its rows into the memtables, under their locks: rows lie in offset
     /// order, and no other request of these tables comes between the look for duplicates and the noting of keys.
-    fn append(
-        &self,
-        submission: &Submission,
-        rules: &Rules<'_>,
-        batch_id: &str,
-        shaped: &mut Shaped<'_>,
-    ) -> Result<Ticket, SubmitError> {
+    fn append(&self, asked: &Asked<'_>, shaped: &mut Shaped<'_>) -> Result<(Ticket, SubmissionOutcome), SubmitError> {
         let mut rows = Vec::with_capacity(shaped.groups.len());
         for group in &mut shaped.groups {
             rows.push(group.take_rows().map_err(|error| SubmitError::Unavailable { message: error.to_string() })?);
         }
+        let now_us = asked.rules.received_us;
         let records = u32::try_from(shaped.total.received).unwrap_or(u32::MAX);
-        let batch =
-            (!batch_id.is_empty()).then(|| (self.batches.gate.lock(), batch_key(&batch_name(shaped, batch_id))));
+        let own = OwnId::of(asked.request, shaped, asked.batch_id);
+        let one_at_a_time = own.map(|_| self.requests.gate.lock());
+        let known = own.and_then(|own| self.requests.find(own.key, now_us).map(|kept| (kept, own)));
+        let again = known.map(|(kept, own)| answer_again(&kept, own, asked.batch_id, shaped)).transpose()?;
         let units = tables_of(&rows);
-        let _consistent = self.balance_gate.read();
+        let consistent = self.balance_gate.read();
         let mut guards: Vec<_> = units.iter().map(|unit| unit.memtable.lock()).collect();
-        match &batch {
-            Some((_, key)) if self.batches.window.contains(*key, rules.received_us) => take_out_all(&mut rows, shaped),
-            _ => take_out_duplicates(&mut rows, shaped, rules.received_us).map_err(|error| self.break_down(&error))?,
+        if again.is_some() {
+            take_out_all(&mut rows, shaped);
+        } else if claim_rows(&mut rows, shaped, asked.request, now_us).map_err(|error| self.break_down(&error))?
+            && asked.rules.atomic
+        {
+            give_up_rows(&rows);
+            drop((guards, consistent, one_at_a_time));
+            return Err(self.refuse_all(asked, shaped));
         }
-        let has_rows = rows.iter().any(|group| !group.is_empty());
-        let header = FrameHeader {
-            body: if has_rows { frame_body(&submission.wire) } else { FrameBody::None },
-            source: submission.source as u8,
-            received_us: rules.received_us,
-            id_base: rules.id_base,
-            tenant: submission.principal.as_ref().map(|principal| principal.tenant.clone()),
-            correlation_id: submission.correlation_id.clone().unwrap_or_default(),
-            batch_key: batch.as_ref().filter(|_| has_rows).map_or(0, |(_, key)| *key),
-            streams: frame_streams(shaped, &rows),
-            exceptions: if has_rows { sorted(std::mem::take(&mut shaped.exceptions)) } else { Vec::new() },
-            client_address: submission.client.address.map_or_else(String::new, |address| address.to_string()),
-            user_agent: submission.client.user_agent.clone().unwrap_or_default(),
-        };
-        let head = header.encode();
-        let parts = [head, submission.body.clone()];
-        let parts = if has_rows { parts.as_slice() } else { parts.get(..1).unwrap_or_default() };
-        let ticket = self.log.append(records, parts).map_err(out_of_room)?;
-        self.note_keys(&rows, &header);
-        let span =
-            Span { first_offset: ticket.first_offset, next_offset: ticket.next_offset(), now_us: rules.received_us };
+        let is_again = again.is_some();
+        let own = own.filter(|_| !is_again);
+        let mut outcome = again.unwrap_or_else(|| outcome_of(shaped, asked.batch_id));
+        let header = frame_header(asked, shaped, &rows, own, &outcome);
+        let parts = [header.encode(), asked.submission.body.clone()];
+        let with_body = if header.body == FrameBody::None { 1 } else { 2 };
+        let ticket = self.log.append(records, parts.get(..with_body).unwrap_or_default()).map_err(|error| {
+            give_up_rows(&rows);
+            out_of_room(error)
+        })?;
+        if !is_again {
+            outcome.position = ticket.next_offset().saturating_sub(1);
+        }
+        self.note(&header, &ticket);
+        let span = Span { first_offset: ticket.first_offset, next_offset: ticket.next_offset(), now_us };
         for group in rows.into_iter().filter(|group| !group.is_empty()) {
             let at = units.iter().position(|unit| Arc::ptr_eq(unit, &group.stream.unit));
             if let Some(guard) = at.and_then(|at| guards.get_mut(at)) {
@@ -225,17 +221,18 @@ impl Inner {
         }
         drop(guards);
         self.count(&header.streams, shaped);
-        Ok(ticket)
+        self.streams.windows.keep_within_bound();
+        Ok((ticket, outcome))
     }
 
-    fn note_keys(&self, rows: &[ReadyRows<'_>], header: &FrameHeader) {
+    /// Notes what the frame says about duplicates, so that it is kept when the log is trimmed.
+    fn note(&self, header: &FrameHeader, ticket: &Ticket) {
         if header.batch_key != 0 {
-            self.batches.window.note(header.batch_key, header.received_us);
-            self.has_keys.store(true, Ordering::Relaxed);
+            let (answered, received_us) = (header.answered.clone(), header.received_us);
+            let position = ticket.next_offset().saturating_sub(1);
+            self.requests.note(header.batch_key, Kept { answered, position, received_us });
         }
-        for group in rows {
-            let Some(window) = &group.stream.window else { continue };
-            group.keys.iter().filter_map(|row| row.key).for_each(|key| window.note(key, header.received_us));
+        if header.batch_key != 0 || header.streams.iter().any(|stream| !stream.keys.is_empty()) {
             self.has_keys.store(true, Ordering::Relaxed);
         }
     }
@@ -252,44 +249,31 @@ impl Inner {
     }
 }
 
-/// The name under which a request's own id is remembered, with the tenants that its records are of: no tenant's id meets
-/// another's, whether the credentials or the request say whose it is.
-fn batch_name(shaped: &Shaped<'_>, batch_id: &str) -> String {
-    let tenants: BTreeSet<&str> = shaped.groups.iter().map(|group| group.stream.key.tenant.as_str()).collect();
-    tenants.into_iter().chain([batch_id]).collect::<Vec<_>>().join("/")
-}
-
-/// Takes out of `rows` what their streams have seen, or what comes twice in the request itself.
-fn take_out_duplicates(
-    rows: &mut [ReadyRows<'_>],
+/// The frame's header for what is left of a request.
+fn frame_header(
+    asked: &Asked<'_>,
     shaped: &mut Shaped<'_>,
-    now_us: i64,
-) -> Result<(), arrow::error::ArrowError> {
-    for (group, ready) in rows.iter_mut().enumerate() {
-        let Some(window) = &ready.stream.window else { continue };
-        let mut own = hashbrown::HashSet::with_capacity(ready.keys.len());
-        let seen = |key: u128| window.contains(key, now_us) || !own.insert(key);
-        let flags: Vec<bool> = ready.keys.iter().map(|row| row.key).map(lift(seen)).collect();
-        if !flags.contains(&true) {
-            continue;
-        }
-        let duplicates = ready.keys.iter().zip(&flags).filter(|(_, flag)| **flag);
-        let duplicates: Vec<(u32, u64)> = duplicates.map(|(row, _)| (row.index, row.payload_bytes)).collect();
-        shaped.count_duplicates(group, &duplicates);
-        ready.take_out(&flags)?;
+    rows: &[ReadyRows<'_>],
+    own: Option<OwnId>,
+    outcome: &SubmissionOutcome,
+) -> FrameHeader {
+    let Asked { submission, rules, .. } = asked;
+    let has_rows = rows.iter().any(|group| !group.is_empty());
+    let answered = |own: OwnId| Answered { owner: own.owner, content: own.content, answer: encode_answer(outcome) };
+    FrameHeader {
+        body: if has_rows { frame_body(&submission.wire) } else { FrameBody::None },
+        source: submission.source as u8,
+        received_us: rules.received_us,
+        id_base: rules.id_base,
+        tenant: submission.principal.as_ref().map(|principal| principal.tenant.clone()),
+        correlation_id: submission.correlation_id.clone().unwrap_or_default(),
+        batch_key: own.map_or(0, |own| own.key),
+        answered: own.map_or_else(Answered::unknown, answered),
+        streams: frame_streams(shaped, rows),
+        exceptions: if has_rows { sorted(std::mem::take(&mut shaped.exceptions)) } else { Vec::new() },
+        client_address: submission.client.address.map_or_else(String::new, |address| address.to_string()),
+        user_agent: submission.client.user_agent.clone().unwrap_or_default(),
     }
-    Ok(())
-}
-
-fn lift(mut seen: impl FnMut(u128) -> bool) -> impl FnMut(Option<u128>) -> bool {
-    move |key| key.is_some_and(&mut seen)
-}
-
-/// The same request was stored before: all of it is taken out.
-fn take_out_all(rows: &mut Vec<ReadyRows<'_>>, shaped: &mut Shaped<'_>) {
-    rows.clear();
-    shaped.errors.clear();
-    shaped.count_all_as_duplicates();
 }
 
 fn sorted(mut exceptions: Vec<Exception>) -> Vec<Exception> {
@@ -335,46 +319,5 @@ fn out_of_room(error: AppendError) -> SubmitError {
         AppendError::QueueFull { .. } => SubmitError::OutOfRoom { what: "queue", message, retry_after_ms: 100 },
         AppendError::TooLarge { .. } => invalid(ReasonCode::TooLarge, "", message),
         AppendError::NoRecords | AppendError::Stopped(_) => SubmitError::Unavailable { message },
-    }
-}
-
-impl Shaped<'_> {
-    /// Records of one group, each with its payload's bytes, turned out to be duplicates.
-    fn count_duplicates(&mut self, group: usize, records: &[(u32, u64)]) {
-        let (count, bytes) = (records.len() as u64, records.iter().map(|(_, bytes)| bytes).sum::<u64>());
-        if let Some(group) = self.groups.get_mut(group) {
-            group.tally.accepted -= count;
-            group.tally.duplicate += count;
-            group.tally.bytes -= bytes;
-        }
-        self.total.accepted -= count;
-        self.total.duplicate += count;
-        for (index, _) in records {
-            self.exceptions.push(Exception { index: *index, kind: ExceptionKind::Duplicate, reason: 0 });
-            self.list_duplicate(*index);
-            if *index == 0 {
-                self.first_verdict = Some(Verdict::Duplicate);
-            }
-        }
-    }
-
-    fn list_duplicate(&mut self, index: u32) {
-        if self.duplicate_indexes.len() < ERRORS_LISTED_MAX {
-            self.duplicate_indexes.push(index);
-        }
-    }
-
-    fn count_all_as_duplicates(&mut self) {
-        for index in 0..u32::try_from(self.total.received.min(ERRORS_LISTED_MAX as u64)).unwrap_or(0) {
-            self.list_duplicate(index);
-        }
-        let all = |tally: &mut lakegate_model::Tally| {
-            let received = tally.received;
-            *tally = lakegate_model::Tally { received, duplicate: received, ..lakegate_model::Tally::default() };
-        };
-        all(&mut self.total);
-        self.groups.iter_mut().for_each(|group| all(&mut group.tally));
-        self.unroutable.iter_mut().for_each(|(_, tally)| all(tally));
-        self.first_verdict = Some(Verdict::Duplicate);
     }
 }

@@ -22,8 +22,8 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use lakegate_env::{Clock, Disk, Fault as DiskFault, FaultyDisk, ManualClock, MemDisk, OpKind, SeededRandom};
 use lakegate_ingest::{
-    Client, Gate, GateOptions, GateSettings, Source, StreamDeclaration, Submission, SubmissionOutcome, SubmitError,
-    Wire,
+    Client, DuplicateSettings, Gate, GateOptions, GateSettings, Source, StreamDeclaration, Submission,
+    SubmissionOutcome, SubmitError, Wire,
 };
 use lakegate_lake::testing::{ClockPause, Fault, FaultyCatalog, MemoryCatalog};
 use lakegate_lake::{Compression, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
@@ -36,8 +36,17 @@ use rand::{Rng, SeedableRng};
 const SEEDS: u64 = 200;
 const STEPS: usize = 120;
 
-type Answer = (Vec<String>, Result<SubmissionOutcome, SubmitError>);
+type Answer = (Request, Result<SubmissionOutcome, SubmitError>);
 type Pending = FuturesUnordered<Pin<Box<dyn Future<Output = Answer>>>>;
+
+/// What a client sends, and sends again.
+#[derive(Clone)]
+struct Request {
+    ids: Vec<String>,
+    /// Empty: none.
+    batch_id: String,
+    body: Bytes,
+}
 
 /// What outlives a process.
 struct World {
@@ -50,6 +59,9 @@ struct World {
     catalog: MemoryCatalog,
     sent: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
+    /// Requests with an id of their own, and what they were answered.
+    named: Vec<Request>,
+    answers: BTreeMap<String, SubmissionOutcome>,
     trace: Vec<String>,
     next_id: u64,
 }
@@ -61,6 +73,20 @@ struct Process {
     lake: Lake,
     disk: Arc<FaultyDisk>,
     catalog: Arc<FaultyCatalog>,
+}
+
+impl Request {
+    fn submission(&self) -> Submission {
+        Submission {
+            principal: None,
+            source: Source::Grpc,
+            wire: Wire::ProtoBatch,
+            body: self.body.clone(),
+            correlation_id: None,
+            client: Client::default(),
+            in_order: false,
+        }
+    }
 }
 
 impl World {
@@ -77,6 +103,8 @@ impl World {
             warehouse,
             sent: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
+            named: Vec::new(),
+            answers: BTreeMap::new(),
             trace: Vec::new(),
             next_id: 0,
         }
@@ -121,6 +149,7 @@ impl World {
                 undeclared_streams: true,
                 max_streams: 100,
                 longest_window_us: 86_400_000_000,
+                duplicates: DuplicateSettings::default(),
             },
             streams: vec![StreamDeclaration { name: StreamName::new("keyed").unwrap(), contract: keyed }],
             log: log.clone(),
@@ -140,7 +169,10 @@ impl World {
     }
 
     /// A batch of new events, or of one that was sent before, to a stream that tells duplicates.
-    fn request(&mut self) -> (Vec<String>, Submission) {
+    fn request(&mut self) -> Request {
+        if !self.named.is_empty() && self.rng.random_bool(0.1) {
+            return self.named[self.rng.random_range(0..self.named.len())].clone();
+        }
         let count = *[1, 1, 2, 5, 40].get(self.rng.random_range(0..5)).unwrap();
         let mut ids = Vec::new();
         let mut body = Vec::new();
@@ -164,21 +196,26 @@ impl World {
             field(&mut body, 1, &record);
             ids.push(id);
         }
-        let submission = Submission {
-            principal: None,
-            source: Source::Grpc,
-            wire: Wire::ProtoBatch,
-            body: Bytes::from(body),
-            correlation_id: None,
-            client: Client::default(),
-            in_order: false,
-        };
-        (ids, submission)
+        let mut batch_id = String::new();
+        if self.rng.random_bool(0.3) {
+            batch_id = format!("b{}", self.named.len());
+            field(&mut body, 5, batch_id.as_bytes());
+        }
+        let request = Request { ids, batch_id, body: body.into() };
+        if !request.batch_id.is_empty() {
+            self.named.push(request.clone());
+        }
+        request
     }
 
-    fn take(&mut self, (ids, answer): Answer) {
+    fn take(&mut self, (request, answer): Answer) {
+        let ids = request.ids;
         match answer {
             Ok(outcome) => {
+                if !request.batch_id.is_empty() {
+                    let first = self.answers.entry(request.batch_id).or_insert_with(|| outcome.clone());
+                    assert_eq!(*first, outcome, "seed {}: the same request was answered otherwise", self.seed);
+                }
                 assert_eq!(outcome.accepted + outcome.duplicates, ids.len() as u64, "seed {}: {outcome:?}", self.seed);
                 self.note(format!("ack {} at {}", ids.len(), outcome.position));
                 self.acknowledged.extend(ids);
@@ -266,10 +303,11 @@ async fn simulate(seed: u64) -> Vec<String> {
     for _ in 0..STEPS {
         match world.rng.random_range(0..100) {
             0..40 => {
-                let (ids, submission) = world.request();
-                world.sent.extend(ids.iter().cloned());
+                let request = world.request();
+                world.sent.extend(request.ids.iter().cloned());
                 let gate = process.gate.clone();
-                pending.push(Box::pin(async move { (ids, gate.submit(submission).await) }));
+                let submission = request.submission();
+                pending.push(Box::pin(async move { (request, gate.submit(submission).await) }));
             }
             40..60 => process.sync(),
             60..70 => world.clock.advance_us(world.rng.random_range(1_000..700_000)),

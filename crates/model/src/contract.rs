@@ -243,6 +243,24 @@ pub enum Undeclared {
     Reject,
 }
 
+/// What is done with a record whose event key was seen with another payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// It is a duplicate: what came first is stored.
+    #[default]
+    Duplicate,
+    /// It is given back to the sender as a conflict.
+    Reject,
+}
+
+impl OnConflict {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_default(&self) -> bool {
+        *self == Self::Duplicate
+    }
+}
+
 /// How a partition's value follows from a column's (Iceberg specification, "Partition Transforms").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -310,6 +328,12 @@ pub struct Contract {
     pub event_key: Vec<String>,
     /// How long a key is remembered, in milliseconds.
     pub duplicate_window_ms: u64,
+    /// How many keys are remembered, of each tenant.
+    #[serde(default = "duplicate_keys_default", skip_serializing_if = "is_duplicate_keys_default")]
+    pub duplicate_keys_max: u64,
+    /// What is done with a record whose key was seen with another payload.
+    #[serde(default, skip_serializing_if = "OnConflict::is_default")]
+    pub on_conflict: OnConflict,
     /// The payload's own field for the event's time.
     pub time: Option<TimeField>,
     /// What is done with a record that breaks the contract.
@@ -322,6 +346,18 @@ pub struct Contract {
     pub partitions: Vec<PartitionField>,
     /// The order of rows inside a file.
     pub sort: Vec<SortField>,
+}
+
+/// How many keys are remembered where nothing else is said.
+const DUPLICATE_KEYS_DEFAULT: u64 = 10_000_000;
+
+fn duplicate_keys_default() -> u64 {
+    DUPLICATE_KEYS_DEFAULT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_duplicate_keys_default(keys: &u64) -> bool {
+    *keys == DUPLICATE_KEYS_DEFAULT
 }
 
 /// What is wrong with a contract.
@@ -386,6 +422,8 @@ impl Contract {
             payload: PayloadFormat::Any,
             event_key: Vec::new(),
             duplicate_window_ms: 24 * 3600 * 1000,
+            duplicate_keys_max: DUPLICATE_KEYS_DEFAULT,
+            on_conflict: OnConflict::Duplicate,
             time: None,
             malformed: Malformed::Reject,
             undeclared: Undeclared::Ignore,

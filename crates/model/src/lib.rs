@@ -9,7 +9,7 @@ mod position;
 mod tally;
 
 pub use contract::{
-    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, PartitionField, PayloadFormat,
+    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, OnConflict, PartitionField, PayloadFormat,
     SortField, TablePattern, TimeField, TimeFormat, Transform, TypeError, Undeclared,
 };
 pub use name::{NameError, StreamKey, StreamName, TableName, TenantId};

@@ -33,6 +33,8 @@ pub enum ReasonCode {
     WrongTenant = 12,
     /// A neighbour was refused and the request asked for all or nothing.
     AtomicBatch = 13,
+    /// The event key, or the request's own id, was seen before with other content.
+    Conflict = 40,
 }
 
 impl ReasonCode {
@@ -53,6 +55,7 @@ impl ReasonCode {
             Self::UndeclaredField,
             Self::WrongTenant,
             Self::AtomicBatch,
+            Self::Conflict,
         ]
         .into_iter()
         .find(|code| *code as u8 == number)
@@ -75,6 +78,7 @@ impl ReasonCode {
             Self::UndeclaredField => "UNDECLARED_FIELD",
             Self::WrongTenant => "WRONG_TENANT",
             Self::AtomicBatch => "ATOMIC_BATCH",
+            Self::Conflict => "CONFLICT",
         }
     }
 }

@@ -28,7 +28,7 @@ use serde_json::Value;
 pub(crate) use check::is_loopback;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use schema::{schema, schema_text, sorted};
-pub(crate) use settings::{CompressionType, LogFormat, LogLevel, Settings, Telemetry};
+pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Settings, Telemetry};
 pub(crate) use show::{ShowWhat, show};
 
 use layers::Layers;

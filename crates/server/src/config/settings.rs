@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) kafka: Kafka,
     /// Declared streams, by name. A stream that is not declared here gets the default columns.
     pub(crate) streams: BTreeMap<String, StreamSettings>,
+    /// What is remembered to tell duplicates.
+    pub(crate) duplicates: Duplicates,
     /// Databases and queues to feed.
     #[schemars(schema_with = "SecretSection::object_schema")]
     pub(crate) sinks: Sinks,
@@ -110,6 +112,30 @@ impl Default for Ingestion {
             payload_bytes_max: Size::mib(4),
             memory_budget: Size::mib(512),
             undeclared_streams: true,
+        }
+    }
+}
+
+/// What is remembered to tell duplicates; how long for each stream, its `duplicate_window` and `duplicate_keys_max` say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Duplicates {
+    /// The most event keys of all streams and tenants together. Past it the tenant with the most loses its oldest. A key
+    /// takes up to 48 bytes of memory and 64 on disk.
+    #[schemars(range(min = 1000, max = 1_000_000_000))]
+    pub(crate) keys_max: u64,
+    /// How long a request with an id of its own (`batch_id`, `Idempotency-Key`) is answered as the first time.
+    pub(crate) requests_window: Period,
+    /// The most memory that such answers take. Past it the tenant with the most loses its oldest.
+    pub(crate) requests_memory: Size,
+}
+
+impl Default for Duplicates {
+    fn default() -> Self {
+        Self {
+            keys_max: 10_000_000,
+            requests_window: Period::from_millis(24 * 3600 * 1000),
+            requests_memory: Size::mib(64),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use lakegate_model::{
-    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, PartitionField, PayloadFormat,
-    SortField, StreamKey, StreamName, TablePattern, TenantId, TimeField, TimeFormat, Transform, Undeclared,
+    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, OnConflict, PartitionField,
+    PayloadFormat, SortField, StreamKey, StreamName, TablePattern, TenantId, TimeField, TimeFormat, Transform,
+    Undeclared,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -26,6 +27,12 @@ pub(crate) struct StreamSettings {
     pub(crate) event_key: Vec<String>,
     /// How long a key is remembered.
     pub(crate) duplicate_window: Period,
+    /// How many keys are remembered, of each tenant; beyond, the oldest are forgotten early.
+    #[schemars(range(min = 16, max = 1_000_000_000))]
+    pub(crate) duplicate_keys_max: u64,
+    /// What is done with a record whose key was seen with another payload: stored once like any duplicate, or given back
+    /// as a conflict.
+    pub(crate) on_conflict: OnConflict,
     /// The payload's own field for the event's time, used where the envelope has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TimeSettings")]
@@ -56,6 +63,8 @@ impl Default for StreamSettings {
             payload: contract.payload,
             event_key: contract.event_key,
             duplicate_window: Period::from_millis(contract.duplicate_window_ms),
+            duplicate_keys_max: contract.duplicate_keys_max,
+            on_conflict: contract.on_conflict,
             time: None,
             malformed: contract.malformed,
             undeclared: contract.undeclared,
@@ -214,6 +223,8 @@ impl StreamSettings {
             payload: self.payload,
             event_key: self.event_key.clone(),
             duplicate_window_ms: self.duplicate_window.as_millis(),
+            duplicate_keys_max: self.duplicate_keys_max,
+            on_conflict: self.on_conflict,
             time: self.time.as_ref().map(|t| TimeField { path: t.path.0.clone(), format: t.format }),
             malformed: self.malformed,
             undeclared: self.undeclared,

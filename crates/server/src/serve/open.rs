@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lakegate_env::{Clock, DirLock, Disk, Random, RealDisk, SystemClock, SystemRandom};
-use lakegate_ingest::{Gate, GateOptions, GateSettings, StreamDeclaration};
+use lakegate_ingest::{DuplicateSettings, Gate, GateOptions, GateSettings, StreamDeclaration};
 use lakegate_lake::{
     Catalog, CatalogError, Compression, EmbeddedCatalog, EmbeddedOptions, Lake, LakeOptions, Offload, RestCatalog,
     RestOptions, TokioPause, Warehouse, Writer,
@@ -15,7 +15,7 @@ use lakegate_model::Contract;
 use uuid::Uuid;
 
 use super::{ServeError, folder};
-use crate::config::{CompressionType, Config};
+use crate::config::{CompressionType, Config, Duplicates};
 
 /// Several requests that wait for the disk at once; what comes beyond is told to come back.
 const LOG_QUEUE_MESSAGES: usize = 16;
@@ -173,6 +173,7 @@ fn gate_settings(config: &Config) -> GateSettings {
         undeclared_streams: ingestion.undeclared_streams,
         max_streams: STREAMS_MAX,
         longest_window_us: longest_window_us(config),
+        duplicates: duplicate_settings(&config.settings.duplicates),
     }
 }
 
@@ -181,6 +182,14 @@ fn longest_window_us(config: &Config) -> i64 {
     let windows = config.streams.iter().map(|(_, contract)| contract.duplicate_window_ms);
     let longest = windows.chain([Contract::undeclared_default().duplicate_window_ms]).max().unwrap_or(0);
     i64::try_from(longest.saturating_mul(1000)).unwrap_or(i64::MAX)
+}
+
+fn duplicate_settings(settings: &Duplicates) -> DuplicateSettings {
+    DuplicateSettings {
+        keys_max: settings.keys_max,
+        requests_window_us: i64::try_from(settings.requests_window.get().as_micros()).unwrap_or(i64::MAX),
+        requests_bytes: settings.requests_memory.as_usize(),
+    }
 }
 
 fn warehouse_dir(config: &Config) -> PathBuf {

@@ -91,15 +91,23 @@ pub(crate) fn status_of_record(refusal: &Refusal) -> Option<Status> {
             Some(refused(refusal.code, &field, &refusal.message))
         }
         ReasonCode::WrongTenant => Some(wrong_tenant(&refusal.message, "record.tenant_id")),
+        ReasonCode::Conflict => Some(conflict(&refusal.message, "record")),
         ReasonCode::MissingField | ReasonCode::WrongType | ReasonCode::OutOfRange | ReasonCode::UndeclaredField => None,
     }
 }
 
 fn refused(code: ReasonCode, field: &str, message: &str) -> Status {
-    if code == ReasonCode::WrongTenant {
-        return wrong_tenant(message, field);
+    match code {
+        ReasonCode::WrongTenant => wrong_tenant(message, field),
+        ReasonCode::Conflict => conflict(message, field),
+        code => invalid(code.as_str(), field, message),
     }
-    invalid(code.as_str(), field, message)
+}
+
+fn conflict(message: &str, field: &str) -> Status {
+    let metadata = HashMap::from([("field".to_owned(), field.to_owned())]);
+    let details = ErrorDetails::with_error_info(ReasonCode::Conflict.as_str(), DOMAIN, metadata);
+    Status::with_error_details(Code::AlreadyExists, cut(message, MESSAGE_BYTES_MAX), details)
 }
 
 fn wrong_tenant(message: &str, field: &str) -> Status {

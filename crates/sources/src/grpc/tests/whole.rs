@@ -58,6 +58,7 @@ async fn open_gate() -> (Gate, Arc<Memtables>) {
         undeclared_streams: false,
         max_streams: 10,
         longest_window_us: 0,
+        duplicates: lakegate_ingest::DuplicateSettings::default(),
     };
     let streams = vec![StreamDeclaration { name: StreamName::new("orders").unwrap(), contract }];
     let options = GateOptions { settings, streams, log, lake, memtables: memtables.clone(), disk, clock, random };
