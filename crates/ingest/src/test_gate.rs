@@ -11,8 +11,8 @@ use lakegate_memtable::Memtables;
 use lakegate_model::{Contract, StreamName};
 
 use crate::{
-    Client, Gate, GateOptions, GateSettings, Payloads, Source, StreamDeclaration, Submission, SubmissionOutcome,
-    SubmitError, Wire,
+    Client, DuplicateSettings, Gate, GateOptions, GateSettings, Payloads, Source, StreamDeclaration, Submission,
+    SubmissionOutcome, SubmitError, Wire,
 };
 
 /// What outlives a gate.
@@ -71,6 +71,7 @@ impl Ground {
                 undeclared_streams: true,
                 max_streams: 100,
                 longest_window_us: 86_400_000_000,
+                duplicates: DuplicateSettings::default(),
             },
             streams: self.streams.clone(),
             log: log.clone(),

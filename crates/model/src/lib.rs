@@ -9,8 +9,8 @@ mod position;
 mod tally;
 
 pub use contract::{
-    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, OnConflict, PartitionField, PayloadFormat,
-    SortField, TablePattern, TimeField, TimeFormat, Transform, TypeError, Undeclared,
+    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, OnConflict, PartitionField,
+    PayloadFormat, SortField, TablePattern, TimeField, TimeFormat, Transform, TypeError, Undeclared,
 };
 pub use name::{NameError, StreamKey, StreamName, TableName, TenantId};
 pub use outcome::{ReasonCode, RecordError, Refusal, Verdict};
