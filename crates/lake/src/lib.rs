@@ -21,6 +21,7 @@ mod catalog;
 mod commit;
 mod error;
 mod lake;
+mod ledger;
 mod maintain;
 mod manifests;
 mod options;
@@ -39,9 +40,10 @@ pub use catalog::{
     Catalog, CatalogError, EmbeddedCatalog, EmbeddedOptions, LoadedTable, NamespaceChange, RestCatalog, RestOptions,
     TableChange,
 };
-pub use commit::{Commit, CommitOutcome};
+pub use commit::{Commit, CommitOutcome, LogStep};
 pub use error::{CommitError, LakeError};
 pub use lake::Lake;
+pub use ledger::{FileChange, FileMark, FileState};
 pub use maintain::MaintainOutcome;
 pub use options::{Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
 pub use scan::{BatchStream, Condition, Op, Scalar, ScanRequest};
