@@ -17,6 +17,7 @@
     )
 )]
 
+mod adopt;
 mod catalog;
 mod commit;
 mod error;
@@ -36,6 +37,7 @@ mod view;
 mod warehouse;
 mod write;
 
+pub use adopt::{AdoptHow, AdoptPlan, Footer, Obstacle};
 pub use catalog::{
     Catalog, CatalogError, EmbeddedCatalog, EmbeddedOptions, LoadedTable, NamespaceChange, RestCatalog, RestOptions,
     TableChange,

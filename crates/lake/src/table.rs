@@ -233,13 +233,13 @@ impl LakeTable {
     /// Removes files that were written and never handed to [`LakeTable::commit`]. Files of a commit whose outcome is not
     /// known must never come here.
     pub async fn discard(&self, files: &[WrittenFile]) {
-        let locations = files.iter().map(|f| f.location().to_owned()).collect();
+        let locations = files.iter().filter(|f| !f.referenced).map(|f| f.location().to_owned()).collect();
         if let Err(error) = self.lake.options.warehouse.remove(locations).await {
             tracing::warn!(table = %self.name, %error, "files that no commit names could not be removed");
         }
     }
 
-    fn plan_write(&self) -> Result<WritePlan, LakeError> {
+    pub(crate) fn plan_write(&self) -> Result<WritePlan, LakeError> {
         let view = self.view();
         let metadata = &view.metadata;
         let contract = self.contract();

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::state::{COUNTERS, LogKeys};
 use super::{BaseState, COMMIT_ID, Commit, LogStep, merge, snapshot_id_of};
+use crate::adopt::{NAME_MAPPING, extend_mapping};
 use crate::error::LakeError;
 use crate::ledger::{self, NextLedger};
 use crate::schema::missing_schema;
@@ -114,7 +115,7 @@ impl Attempt {
         let stem = format!("{}/metadata/{}", metadata.location().trim_end_matches('/'), self.commit_id.simple());
         let unique = format!("{:012x}", table.lake.options.random.next_u64() >> 16);
         self.replaced.clear();
-        let properties = self.properties(table, commit, metadata, state, &format!("{stem}-{unique}"))?;
+        let properties = self.properties(table, commit, (metadata, &schema), state, &format!("{stem}-{unique}"))?;
         files.extend(self.ledger.as_ref().and_then(|l| l.written.clone()));
         let warehouse = self.warehouse.clone();
         let manifests = Manifests {
@@ -159,11 +160,15 @@ impl Attempt {
         &mut self,
         table: &LakeTable,
         commit: &Commit,
-        metadata: &TableMetadata,
+        (metadata, schema): (&TableMetadata, &TargetSchema),
         state: BaseState,
         stem: &str,
     ) -> Result<HashMap<String, String>, LakeError> {
         let mut properties: HashMap<String, String> = commit.properties.clone().into_iter().collect();
+        if commit.files.iter().any(|f| f.mapped) {
+            let known = metadata.properties().get(NAME_MAPPING);
+            properties.insert(NAME_MAPPING.to_owned(), extend_mapping(known, &schema.schema)?);
+        }
         if let Some(LogStep { position, .. }) = &commit.log {
             let writer = &table.lake.options.writer;
             let keys = LogKeys::new(writer);
