@@ -13,3 +13,9 @@
 )]
 
 pub mod grpc;
+mod intake;
+mod json;
+pub mod rest;
+mod time;
+
+pub use intake::Intake;

@@ -5,7 +5,11 @@
 
 mod audit;
 mod feeds;
+<<<<<<< HEAD
 mod flush;
+=======
+mod front;
+>>>>>>> 215a8de (Cart events, documents and JSON of any stream over HTTP; permission for pages by origin)
 mod health;
 mod iceberg_catalog;
 mod listener;
@@ -37,6 +41,7 @@ use crate::cli::VERSION;
 use crate::config::{Config, is_loopback};
 use request::KnownHosts;
 
+pub(crate) use front::{Front, RequestIds};
 pub(crate) use listener::{ConnectionLimits, serve};
 
 /// Why records may not be sent here at the moment, if so.
@@ -78,11 +83,7 @@ impl App {
 pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Router {
     let limits = &app.config.settings.limits;
     let body_bytes_max = limits.http.body_bytes_max.as_usize();
-    let bind = app.config.settings.ingestion.bind.as_str();
-    let hosts = KnownHosts {
-        checked: is_loopback(bind) || !limits.http.hosts.is_empty(),
-        names: Arc::from(limits.http.hosts.clone()),
-    };
+    let hosts = known_hosts(&app.config);
     let time_limit = limits.http.request_timeout.get();
     let mut quick = Router::new()
         .route("/", get(index))
@@ -105,6 +106,16 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/feeds/{stream}", get(feeds::get))
         .with_state(app);
     wrap(quick.merge(long), hosts, body_bytes_max)
+}
+
+/// Under which names, and from which pages, this server may be used.
+pub(crate) fn known_hosts(config: &Config) -> KnownHosts {
+    let http = &config.settings.limits.http;
+    KnownHosts {
+        checked: is_loopback(&config.settings.ingestion.bind) || !http.hosts.is_empty(),
+        names: Arc::from(http.hosts.clone()),
+        origins: Arc::from(http.origins.clone()),
+    }
 }
 
 /// What every request passes, outermost last.
@@ -131,7 +142,15 @@ async fn index() -> Json<Value> {
             "POST /api/flush": "brings what is in memory into the tables now",
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
+<<<<<<< HEAD
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
+=======
+            "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET",
+            "POST /events": "one cart event",
+            "POST /events/batch": "{\"events\": […], \"options\": {\"maxSize\", \"failOnError\"}}; /batch is the same",
+            "POST /api/ingest/event": "a document, a list of them, or NDJSON",
+            "POST /api/ingest/streams/{stream}": "JSON for any stream: an object, a list of them, or NDJSON",
+>>>>>>> 215a8de (Cart events, documents and JSON of any stream over HTTP; permission for pages by origin)
             "/iceberg/v1/config": "the Iceberg REST catalog",
         }
     }))
