@@ -83,6 +83,8 @@ impl Inner {
         let is_kept = outcome.accepted + outcome.duplicates + outcome.dead_lettered > 0;
         if is_kept || !claim.claimed.is_empty() {
             ticket.durable().await.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
+            let hit = lakegate_env::hit_failpoint("ingest.before_confirm");
+            hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
             self.confirm_shared(claim, own.map(|own| (own, &outcome)), now_us).await;
             let hit = lakegate_env::hit_failpoint("ingest.before_ack");
             hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
@@ -222,7 +224,8 @@ impl Inner {
         let mut guards: Vec<_> = units.iter().map(|unit| unit.memtable.lock()).collect();
         if again.is_some() {
             take_out_all(&mut rows, shaped);
-        } else if claim_rows(&mut rows, shaped, asked.request, now_us, claim).map_err(|error| self.break_down(&error))?
+        } else if claim_rows(&mut rows, shaped, asked.request, now_us, claim)
+            .map_err(|error| self.break_down(&error))?
             && asked.rules.atomic
         {
             give_up_rows(&rows);
@@ -232,10 +235,7 @@ impl Inner {
         let is_again = again.is_some();
         let own = own.filter(|_| !is_again);
         let mut outcome = again.unwrap_or_else(|| outcome_of(shaped, asked.batch_id));
-        let header = FrameHeader {
-            unchecked: claim.unchecked,
-            ..frame_header(asked, shaped, &rows, own, &outcome)
-        };
+        let header = FrameHeader { unchecked: claim.unchecked, ..frame_header(asked, shaped, &rows, own, &outcome) };
         let parts = [header.encode(), asked.submission.body.clone()];
         let with_body = if header.body == FrameBody::None { 1 } else { 2 };
         let ticket = self.log.append(records, parts.get(..with_body).unwrap_or_default()).map_err(|error| {

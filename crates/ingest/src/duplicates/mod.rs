@@ -12,8 +12,8 @@ mod windows;
 use lakegate_memtable::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-pub use shared::{SharedSettings, SharedUrlError, WhenAway};
 pub(crate) use shared::{Claim, ClaimError, SharedWindow};
+pub use shared::{SharedSettings, SharedUrlError, WhenAway};
 pub(crate) use window::{Met, Window};
 pub(crate) use windows::{Windows, stream_hash};
 
