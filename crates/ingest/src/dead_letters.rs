@@ -1,10 +1,14 @@
 //! Records that were set aside: raw bytes, reason, and all that is needed to bring them again.
+//!
+//! The column `record` is a `storage.DataRecord` whatever way the record came by: what was a payload and nothing around it
+//! is one with stream and payload alone, and bringing it again gives the same row.
 
 use lakegate_memtable::Value;
 use lakegate_model::{
     Column, ColumnSource, ColumnType, Contract, PartitionField, Refusal, SortField, TablePattern, Transform,
 };
 
+use crate::bytes::put_var;
 use crate::wire::{RecordKind, WireRecord};
 
 /// The columns, in the order that [`row`] fills.
@@ -67,14 +71,36 @@ pub(crate) fn row<'a>(kind: RecordKind, bytes: &'a [u8], origin: &Origin<'_>, re
         own(&refusal.message),
         lossy(record.content_type),
         Value::Bytes(record.payload),
-        Value::Bytes(bytes),
+        match kind {
+            RecordKind::Proto => Value::Bytes(bytes),
+            RecordKind::Payload => Value::OwnedBytes(as_record(origin.stream, bytes).into_boxed_slice()),
+        },
         Value::Long(1),
     ]
+}
+
+/// A `storage.DataRecord` of a stream and a payload.
+fn as_record(stream: &str, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + stream.len() + 16);
+    for (field, bytes) in [(2_u8, stream.as_bytes()), (4, payload)] {
+        out.push(field << 3 | 2);
+        put_var(&mut out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_payload_is_set_aside_as_a_record_that_reads_back() {
+        let payload = "x".repeat(300);
+        let bytes = as_record("orders", payload.as_bytes());
+        let record = WireRecord::read(RecordKind::Proto, &bytes).unwrap();
+        assert_eq!((record.endpoint_id, record.payload), (&b"orders"[..], payload.as_bytes()));
+    }
 
     #[test]
     fn the_contract_is_whole() {

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::api::StreamDeclaration;
 use crate::balance::{Balance, BalanceError};
 use crate::contracts::{ContractStore, ContractStoreError};
-use crate::duplicates::Windows;
+use crate::duplicates::{SharedUrlError, SharedWindow, Windows};
 use crate::flush::TableUnit;
 use crate::follow::Holds;
 use crate::frame::FrameError;
@@ -112,6 +112,9 @@ pub enum GateOpenError {
     /// A stream of the log cannot be made.
     #[error("a stream of the log cannot be made: {0}")]
     Stream(String),
+    /// The window that is shared cannot be.
+    #[error(transparent)]
+    Shared(SharedUrlError),
     /// The kept event keys could not be read.
     #[error("the event keys that tell duplicates: {0}")]
     Keys(std::io::Error),
@@ -151,6 +154,8 @@ pub(crate) struct Inner {
     pub(crate) balance_gate: RwLock<()>,
     pub(crate) balance: Mutex<Balance>,
     pub(crate) requests: Requests,
+    /// The window that other instances share, if they do.
+    pub(crate) shared: Option<SharedWindow>,
     pub(crate) keys: BlockFiles,
     pub(crate) answers: BlockFiles,
     /// Whether the log may hold event keys or requests' own ids.
@@ -189,6 +194,8 @@ impl Gate {
         let windows = Windows::new(settings.duplicates.keys_max, settings.longest_window_us);
         let keys = open_keys(&disk, &settings, &windows, &requests).map_err(GateOpenError::Keys)?;
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
+        let open_shared = |shared| SharedWindow::open(shared, clock.clone(), random.clone());
+        let shared = settings.duplicates.shared.clone().map(open_shared).transpose().map_err(GateOpenError::Shared)?;
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
         let streams = Streams::new(&streams, undeclared, most, &contracts, memtables.clone(), windows);
         let streams = streams.map_err(GateOpenError::Contract)?;
@@ -213,6 +220,7 @@ impl Gate {
             balance_gate: RwLock::new(()),
             balance: Mutex::new(balance),
             requests,
+            shared,
             keys,
             answers,
             has_keys: AtomicBool::new(false),
@@ -223,6 +231,7 @@ impl Gate {
             trimmed: Mutex::default(),
         };
         let replayed = inner.replay().await?;
+        inner.confirm_waiting().await;
         Ok((Self { inner: Arc::new(inner) }, replayed))
     }
 
@@ -241,6 +250,10 @@ impl Gate {
             if now >= next_second_us {
                 next_second_us = now + 1_000_000;
                 self.inner.tick_rates();
+                let gate = self.clone();
+                if self.inner.shared.is_some() {
+                    tokio::spawn(async move { gate.inner.confirm_waiting().await });
+                }
             }
             if now >= next_maintain_us {
                 next_maintain_us = now + MAINTAIN_EVERY_US;
@@ -352,6 +365,12 @@ impl Inner {
     pub(crate) async fn flush_once(&self) {
         for unit in self.streams.units() {
             while matches!(self.flush_table(&unit, false).await, Ok(true)) {}
+        }
+    }
+
+    async fn confirm_waiting(&self) {
+        if let Some(shared) = &self.shared {
+            shared.confirm_backlog().await;
         }
     }
 

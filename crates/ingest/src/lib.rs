@@ -51,6 +51,7 @@ pub use api::{
 };
 pub use balance::BalanceError;
 pub use contracts::ContractStoreError;
+pub use duplicates::{SharedSettings, SharedUrlError, WhenAway};
 pub use follow::{Delivery, FollowError, FollowFrom, Follower, StreamRows};
 pub use frame::FrameError;
 pub use gate::{Gate, GateOpenError, GateOptions, GateSettings};

@@ -30,7 +30,7 @@ pub(crate) use check::is_loopback;
 pub(crate) use network::Network;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use schema::{schema, schema_text, sorted};
-pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Settings, Telemetry};
+pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Redis, Settings, Telemetry, WhenAway};
 pub(crate) use show::{ShowWhat, show};
 
 use layers::Layers;

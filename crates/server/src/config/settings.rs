@@ -128,6 +128,49 @@ pub(crate) struct Duplicates {
     pub(crate) requests_window: Period,
     /// The most memory that such answers take. Past it the tenant with the most loses its oldest.
     pub(crate) requests_memory: Size,
+    /// A Redis in which several instances share their windows. Without `url` each instance has its own.
+    pub(crate) redis: Redis,
+}
+
+/// A Redis in which several instances share their windows. It must keep what it confirmed: run it with `appendonly yes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Redis {
+    /// Its address, such as `redis://:password@host:6379/0`. Empty: none.
+    pub(crate) url: Secret,
+    /// What all keys begin with; instances with the same prefix share.
+    pub(crate) prefix: String,
+    /// What is done while it is away.
+    pub(crate) when_away: WhenAway,
+    /// How long a request waits for it, and for claims of other instances, before it is told to come back later.
+    pub(crate) wait: Period,
+    /// How long a claim stands that nobody confirms.
+    pub(crate) claim: Period,
+    /// How long one exchange with it may take.
+    pub(crate) timeout: Period,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: Secret::default(),
+            prefix: "lakegate:".into(),
+            when_away: WhenAway::Wait,
+            wait: Period::from_secs(5),
+            claim: Period::from_secs(30),
+            timeout: Period::from_secs(2),
+        }
+    }
+}
+
+/// What is done with requests while Redis is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WhenAway {
+    /// They wait, and are told to come back later.
+    Wait,
+    /// They are taken by what this instance knows, marked in the log and counted.
+    AcceptAndMark,
 }
 
 impl Default for Duplicates {
@@ -136,6 +179,7 @@ impl Default for Duplicates {
             keys_max: 10_000_000,
             requests_window: Period::from_millis(24 * 3600 * 1000),
             requests_memory: Size::mib(64),
+            redis: Redis::default(),
         }
     }
 }
