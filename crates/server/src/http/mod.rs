@@ -5,11 +5,8 @@
 
 mod audit;
 mod feeds;
-<<<<<<< HEAD
 mod flush;
-=======
 mod front;
->>>>>>> 215a8de (Cart events, documents and JSON of any stream over HTTP; permission for pages by origin)
 mod health;
 mod iceberg_catalog;
 mod listener;
@@ -142,15 +139,11 @@ async fn index() -> Json<Value> {
             "POST /api/flush": "brings what is in memory into the tables now",
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
-<<<<<<< HEAD
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
-=======
-            "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET",
             "POST /events": "one cart event",
             "POST /events/batch": "{\"events\": […], \"options\": {\"maxSize\", \"failOnError\"}}; /batch is the same",
             "POST /api/ingest/event": "a document, a list of them, or NDJSON",
             "POST /api/ingest/streams/{stream}": "JSON for any stream: an object, a list of them, or NDJSON",
->>>>>>> 215a8de (Cart events, documents and JSON of any stream over HTTP; permission for pages by origin)
             "/iceberg/v1/config": "the Iceberg REST catalog",
         }
     }))
