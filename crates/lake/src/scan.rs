@@ -131,6 +131,32 @@ impl TableView {
         self.read(tasks, &request, &schema)
     }
 
+    /// The rows of one file of the table, with all columns. Delete files are not applied.
+    pub(crate) fn read_file(&self, file: &DataFile, spec_id: i32) -> Result<BatchStream, LakeError> {
+        self.warehouse.check(file.file_path())?;
+        let schema = self.schema();
+        let spec = self.metadata.partition_spec_by_id(spec_id).cloned();
+        let task = self.task(file, (spec, self.name_mapping()?), &schema, None);
+        let streams = self.read(vec![task], &ScanRequest::default(), &schema)?;
+        Ok(streams.into_iter().next().unwrap_or_else(|| futures::stream::empty().boxed()))
+    }
+
+    /// Files whose counts and bounds leave room for a row that all conditions hold for, each with its partitioning.
+    pub(crate) async fn files_that_may_match(
+        &self,
+        conditions: &[Condition],
+    ) -> Result<Vec<(DataFile, i32)>, LakeError> {
+        let typed: Vec<Typed> = conditions.iter().filter_map(|c| self.typed(c)).collect();
+        let mut files = Vec::new();
+        for manifest in self.manifests().await?.iter() {
+            let content = self.manifest_cache.load(&self.warehouse, manifest).await?;
+            let alive = content.entries().iter().filter(|e| e.is_alive()).map(|e| e.data_file());
+            let matching = alive.filter(|file| typed.iter().all(|t| may_match(file, t)));
+            files.extend(matching.map(|file| (file.clone(), manifest.partition_spec_id)));
+        }
+        Ok(files)
+    }
+
     /// Which ids the columns of files without ids have.
     fn name_mapping(&self) -> Result<Option<Arc<NameMapping>>, LakeError> {
         let Some(text) = self.properties().get(NAME_MAPPING) else { return Ok(None) };
