@@ -22,6 +22,8 @@ use crate::table::LakeTable;
 use crate::view::TableView;
 use crate::write::WrittenFile;
 
+/// The table property that says no to compaction.
+const COMPACT_ENABLED: &str = "lakegate.compact.enabled";
 /// So many bytes of decoded rows are held at once.
 const HELD_BYTES: usize = 256 << 20;
 /// So many bytes of files are compacted at once, at most.
@@ -67,11 +69,13 @@ pub enum RewriteError {
 
 impl LakeTable {
     /// Makes one larger file of small ones of one partition, if there are enough of about one size; the rows come out in
-    /// the table's order. To be called again until nothing was removed.
+    /// the table's order. To be called again until nothing was removed. A table whose property `lakegate.compact.enabled` is
+    /// `false`, one with another engine's delete files, and one of another format version than 2 are left alone.
     ///
     /// # Errors
     /// See [`RewriteError`].
     pub async fn compact_once(&self) -> Result<CompactOutcome, RewriteError> {
+        let Ok(_turn) = self.compacting.try_lock() else { return Ok(CompactOutcome::default()) };
         let view = self.refresh().await?;
         let group = self.small_files(&view).await?;
         if group.len() < COMPACT_FILES {
@@ -110,7 +114,8 @@ impl LakeTable {
     async fn small_files(&self, view: &TableView) -> Result<Vec<DataFile>, LakeError> {
         let metadata = view.metadata();
         let manifests = view.manifests().await?;
-        if check_exchangeable(metadata.format_version(), &manifests).is_err() {
+        let off = metadata.properties().get(COMPACT_ENABLED).is_some_and(|v| v == "false");
+        if off || check_exchangeable(metadata.format_version(), &manifests).is_err() {
             return Ok(Vec::new());
         }
         let mut groups: HashMap<(Struct, u32), Vec<Aged>> = HashMap::new();

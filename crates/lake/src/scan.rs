@@ -4,6 +4,7 @@
 //! Iceberg ids: renamed, added and reordered columns come out as the newest schema has them. Conditions leave out
 //! files, row groups and rows that cannot match; what comes may still hold rows that do not, so the caller filters.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -14,7 +15,7 @@ use iceberg::arrow::ArrowReaderBuilder;
 use iceberg::expr::{Bind, BoundPredicate, Predicate, Reference};
 use iceberg::scan::FileScanTask;
 use iceberg::spec::{
-    DataFile, Datum, ManifestContentType, NameMapping, NestedFieldRef, PrimitiveLiteral, PrimitiveType,
+    DataFile, Datum, ManifestContentType, NameMapping, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Type,
 };
 
 use crate::adopt::NAME_MAPPING;
@@ -226,7 +227,11 @@ impl TableView {
         predicate: Option<BoundPredicate>,
     ) -> FileScanTask {
         let table_schema = self.metadata.current_schema();
-        let ids = schema.fields().iter().filter_map(|f| table_schema.field_id_by_name(f.name())).collect();
+        let fields = schema.fields().iter().filter_map(|f| table_schema.field_by_name(f.name()));
+        let mut ids: Vec<i32> = fields.filter(|f| !lacks_nested(file, f)).map(|f| f.id).collect();
+        if ids.is_empty() {
+            ids.extend(table_schema.as_struct().fields().first().map(|f| f.id));
+        }
         FileScanTask::builder()
             .with_file_size_in_bytes(file.file_size_in_bytes())
             .with_start(0)
@@ -302,6 +307,22 @@ impl TableView {
         let fitted =
             batches.map(move |batch| conform(&batch.map_err(LakeError::invalid)?, &schema).map_err(LakeError::Invalid));
         Ok(vec![fitted.boxed()])
+    }
+}
+
+/// Whether a nested column is younger than the file: the reader cannot make nulls of it, and [`conform`] does.
+fn lacks_nested(file: &DataFile, field: &NestedFieldRef) -> bool {
+    let known = file.column_sizes();
+    !field.field_type.is_primitive() && !known.is_empty() && !has_leaf(&field.field_type, known)
+}
+
+fn has_leaf(nested: &Type, known: &HashMap<i32, u64>) -> bool {
+    let one = |f: &NestedFieldRef| known.contains_key(&f.id) || has_leaf(&f.field_type, known);
+    match nested {
+        Type::Primitive(_) => false,
+        Type::Struct(fields) => fields.fields().iter().any(one),
+        Type::List(list) => one(&list.element_field),
+        Type::Map(map) => one(&map.key_field) || one(&map.value_field),
     }
 }
 

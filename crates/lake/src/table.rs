@@ -35,6 +35,8 @@ pub struct LakeTable {
     pub(crate) ledger_cache: LedgerCache,
     /// Files that were written here, and neither committed nor discarded yet.
     pub(crate) live: Mutex<HashSet<String>>,
+    /// One compaction at a time.
+    pub(crate) compacting: tokio::sync::Mutex<()>,
 }
 
 /// What commits that failed leave to be found out.
@@ -109,6 +111,7 @@ impl LakeTable {
             retired: Mutex::default(),
             ledger_cache: LedgerCache::default(),
             live: Mutex::default(),
+            compacting: tokio::sync::Mutex::new(()),
         })
     }
 
