@@ -5,14 +5,17 @@
 
 use lakegate_memtable::Value;
 use lakegate_model::{
-    Column, ColumnSource, ColumnType, Contract, PartitionField, Refusal, SortField, TablePattern, Transform,
+    Column, ColumnSource, ColumnType, Contract, Field, PartitionField, PayloadFormat, Refusal, SortField, TablePattern,
+    Transform,
 };
+
+use uuid::Uuid;
 
 use crate::bytes::put_var;
 use crate::wire::{RecordKind, WireRecord};
 
 /// The columns, in the order that [`row`] fills.
-const COLUMNS: [(&str, ColumnType, bool); 12] = [
+const COLUMNS: [(&str, ColumnType, bool); 13] = [
     ("tenant_id", ColumnType::String, true),
     ("endpoint_id", ColumnType::String, true),
     ("event_id", ColumnType::String, false),
@@ -25,6 +28,15 @@ const COLUMNS: [(&str, ColumnType, bool); 12] = [
     ("payload", ColumnType::Binary, false),
     ("record", ColumnType::Binary, true),
     ("attempts", ColumnType::Int, true),
+    ("letter_id", ColumnType::String, false),
+];
+
+/// The columns of marks: what became of letters that were brought again.
+const MARKS: [(&str, ColumnType, bool); 4] = [
+    ("letter_id", ColumnType::String, true),
+    ("outcome", ColumnType::String, true),
+    ("message", ColumnType::String, false),
+    ("marked_at", ColumnType::Timestamptz, true),
 ];
 
 /// The contract of the dead-letter table.
@@ -44,12 +56,35 @@ pub(crate) fn contract() -> Contract {
     }
 }
 
+/// The contract of the table of marks.
+pub(crate) fn marks_contract() -> Contract {
+    let column = |(name, column_type, required): (&str, ColumnType, bool)| Column {
+        name: name.to_owned(),
+        column_type,
+        source: match column_type {
+            ColumnType::Timestamptz => ColumnSource::Envelope(Field::ReceivedAt),
+            _ => ColumnSource::Path(vec![name.to_owned()]),
+        },
+        required,
+    };
+    Contract {
+        columns: MARKS.into_iter().map(column).collect(),
+        payload: PayloadFormat::Json,
+        table: TablePattern("{tenant}.{endpoint}".to_owned()),
+        partitions: Vec::new(),
+        sort: Vec::new(),
+        ..Contract::undeclared_default()
+    }
+}
+
 /// Who and when, of a record that is set aside.
 pub(crate) struct Origin<'a> {
     pub(crate) tenant: &'a str,
     pub(crate) stream: &'a str,
     pub(crate) source: &'static str,
     pub(crate) received_us: i64,
+    /// The letter's own.
+    pub(crate) letter_id: Uuid,
 }
 
 /// The row of one record, of which `bytes` are the wire bytes.
@@ -76,6 +111,7 @@ pub(crate) fn row<'a>(kind: RecordKind, bytes: &'a [u8], origin: &Origin<'_>, re
             RecordKind::Payload => Value::OwnedBytes(as_record(origin.stream, bytes).into_boxed_slice()),
         },
         Value::Long(1),
+        own(&origin.letter_id.hyphenated().to_string()),
     ]
 }
 
@@ -105,5 +141,6 @@ mod tests {
     #[test]
     fn the_contract_is_whole() {
         contract().check().unwrap();
+        marks_contract().check().unwrap();
     }
 }

@@ -8,6 +8,7 @@ mod bench;
 mod client;
 mod config;
 mod demo;
+mod dlq;
 mod exit;
 mod flush;
 mod output;
@@ -72,6 +73,9 @@ enum Command {
     /// Bring what is in memory into the tables now
     #[command(after_help = "Example:\n  lakegate flush")]
     Flush(flush::FlushArgs),
+    /// List, show and bring again the records that were set aside
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Check, show and describe configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -111,6 +115,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Tail(args) => interruptible(tail::run(args)).into(),
         Command::Status(args) => interruptible(status::run(args)).into(),
         Command::Flush(args) => interruptible(flush::run(args)).into(),
+        Command::Dlq(command) => interruptible(dlq::run(command)).into(),
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
         Command::Wal(command) => wal::run(command).into(),
@@ -174,6 +179,9 @@ mod tests {
             "lakegate tail orders --from latest",
             "lakegate status --watch",
             "lakegate flush",
+            "lakegate dlq ls --stream orders --reason WRONG_TYPE",
+            "lakegate dlq show 1",
+            "lakegate dlq replay --stream orders --dry-run",
             "lakegate config check a.json",
             "lakegate config show --effective --origin",
             "lakegate config schema",

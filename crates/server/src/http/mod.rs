@@ -4,6 +4,7 @@
 //! time are bounded. Refuses: rules about records and tables; a handler decodes, calls another room, encodes.
 
 mod audit;
+mod dlq;
 mod feeds;
 mod flush;
 mod front;
@@ -100,6 +101,9 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/sql/{id}", delete(sql::cancel))
         .route("/api/audit", get(audit::get))
         .route("/api/flush", post(flush::post))
+        .route("/api/dlq", get(dlq::list))
+        .route("/api/dlq/{id}", get(dlq::show))
+        .route("/api/dlq/replay", post(dlq::replay))
         .route("/api/feeds/{stream}", get(feeds::get))
         .with_state(app);
     wrap(quick.merge(long), hosts, body_bytes_max)
@@ -136,6 +140,7 @@ async fn index() -> Json<Value> {
             "GET /metrics": "figures; Prometheus text for those who accept text/plain",
             "GET /api/status": "what came in and how far the lake is, per stream",
             "GET /api/audit": "whether everything that came in adds up to what is there",
+            "GET /api/dlq": "records that were set aside; /api/dlq/{id} shows one, POST /api/dlq/replay brings them again",
             "POST /api/flush": "brings what is in memory into the tables now",
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
