@@ -108,12 +108,12 @@ def test_s01_s02_a_tenant_meets_nothing_of_another(guarded, stubs):
     send(guarded, stubs, "cart", [("authorization", f"Bearer {guarded.keys['b']}")], text='{"secret": "umbrella"}')
     for name, own in (("a", "acme"), ("b", "umbrella")):
         ask = lambda sql: requests.post(f"{guarded.http}/api/sql", json={"sql": sql}, headers=bearer(guarded.keys[name]), timeout=20)
-        rows = ask("SELECT tenant_id, payload FROM cart").json()["rows"]
+        rows = ask("SELECT tenant_id, payload FROM cart").json()
         assert len(rows) == 1 and own in json.dumps(rows)
         other = "umbrella" if own == "acme" else "acme"
-        there, absent = ask(f"SELECT * FROM {other}.cart"), ask(f"SELECT * FROM {other}.zzzz")
+        there, absent = ask(f"SELECT * FROM {other}.cart"), ask("SELECT * FROM nobodies.cart")
         assert there.status_code == absent.status_code == 404
-        assert there.json()["detail"].replace("cart", "zzzz") == absent.json()["detail"]
+        assert there.json()["detail"].replace(other, "nobodies") == absent.json()["detail"]
         status = requests.get(f"{guarded.http}/api/status", headers=bearer(guarded.keys[name]), timeout=10).json()
         assert {stream["tenant"] for stream in status["streams"]} == {own} and status["totals"]["received"] == 1
         assert "wal" not in status
@@ -172,7 +172,7 @@ def test_s04_permissions_are_by_stream_and_action(guarded, stubs):
         assert requests.get(guarded.http + path, headers=bearer(guarded.keys["write_only"]), timeout=10).status_code == 403, path
     send(guarded, stubs, "orders", api_key(guarded, "a"))
     ask = lambda sql: requests.post(f"{guarded.http}/api/sql", json={"sql": sql}, headers=bearer(guarded.keys["read_cart"]), timeout=20)
-    assert ask("SELECT count(*) FROM cart").status_code == 404, "only the stream cart-eu has a table"
+    assert ask("SELECT count(*) AS n FROM cart").json() == [{"n": 0}], "of the batch that was refused nothing is there"
     assert ask("SELECT count(*) FROM orders").status_code == 404
     assert "orders" not in ask("SELECT table_name FROM information_schema.tables").text
     status = requests.get(f"{guarded.http}/api/status", headers=bearer(guarded.keys["read_cart"]), timeout=10).json()
@@ -455,9 +455,8 @@ def test_s36_foreign_and_expired_certificates_and_old_protocols_are_refused(secu
 
 def test_s36_certificates_are_replaced_without_a_connection_lost(secure, stubs):
     server, authority, client = secure
-    session = requests.Session()
-    session.verify, session.cert = str(authority.file), tuple(map(str, client))
-    assert session.get(f"{server.http}/api/status", timeout=10).status_code == 200
+    session, trust = requests.Session(), {"verify": str(authority.file), "cert": tuple(map(str, client)), "timeout": 10}
+    assert session.get(f"{server.http}/api/status", **trust).status_code == 200
     serial = lambda: subprocess.run(
         f"openssl s_client -connect 127.0.0.1:{server.http_port} < /dev/null 2>/dev/null | openssl x509 -noout -serial", shell=True, capture_output=True, text=True, timeout=20
     ).stdout
@@ -474,7 +473,7 @@ def test_s36_certificates_are_replaced_without_a_connection_lost(secure, stubs):
             assert time.monotonic() < deadline, server.tail()
             time.sleep(0.2)
         assert call(record(stubs, "cart"), timeout=10).status == 1, "the open connection goes on"
-    assert session.get(f"{server.http}/api/status", timeout=10).status_code == 200
+    assert session.get(f"{server.http}/api/status", **trust).status_code == 200
 
 
 def test_s41_rates_are_kept_and_name_the_limit_and_when_to_come_back(make_server, stubs):

@@ -279,8 +279,9 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
 /// One line: where it is, and what to do next.
 fn banner(config: &Config, grpc: SocketAddr, http: SocketAddr, started: Instant) {
     let log_to = if config.settings.storage.wal_enabled { "on" } else { "OFF" };
+    let scheme = if config.settings.tls.certificate.is_empty() { "http" } else { "https" };
     let text = format!(
-        "lakegate {VERSION} ready in {} ms: gRPC {grpc}, HTTP http://{http}, files {}, wal {log_to}; try: lakegate status --url http://{http}",
+        "lakegate {VERSION} ready in {} ms: gRPC {grpc}, HTTP {scheme}://{http}, files {}, wal {log_to}; try: lakegate status --url {scheme}://{http}",
         started.elapsed().as_millis(),
         config.settings.node.data_dir
     );

@@ -199,7 +199,7 @@ async fn submit<I: Intake>(
         let mut submission = submission(template.principal.clone(), batch.clone(), template.correlation_id.clone());
         submission.in_order = true;
         let answer = shared.intake.submit(submission).await;
-        let (Err(SubmitError::OutOfRoom { retry_after_ms, .. } | SubmitError::OverQuota { retry_after_ms, .. })) =
+        let Err(SubmitError::OutOfRoom { retry_after_ms, .. } | SubmitError::OverQuota { retry_after_ms, .. }) =
             &answer
         else {
             return answer;
