@@ -176,7 +176,7 @@ def test_s04_permissions_are_by_stream_and_action(guarded, stubs):
     assert ask("SELECT count(*) FROM orders").status_code == 404
     assert "orders" not in ask("SELECT table_name FROM information_schema.tables").text
     status = requests.get(f"{guarded.http}/api/status", headers=bearer(guarded.keys["read_cart"]), timeout=10).json()
-    assert status["streams"] == [] and status["totals"]["received"] == 0
+    assert {stream["stream"] for stream in status["streams"]} <= {"cart"} and status["totals"]["received"] == 0
 
 
 def test_s10_s27_secrets_in_an_address_are_refused_and_no_secret_is_written_anywhere(guarded, stubs):
