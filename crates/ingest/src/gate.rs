@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lakegate_access::Quotas;
 use lakegate_env::{Clock, Disk, Random};
 use lakegate_lake::Lake;
 use lakegate_log::Log;
@@ -149,6 +150,8 @@ pub(crate) struct Inner {
     pub(crate) streams: Streams,
     pub(crate) contracts: ContractStore,
     pub(crate) spills: Spills,
+    /// How much each client and tenant may send; set once, before anything is sent.
+    pub(crate) quotas: OnceLock<Quotas>,
     pub(crate) inflight: AtomicUsize,
     /// Those of them that are rows of files.
     pub(crate) importing: AtomicUsize,
@@ -227,6 +230,7 @@ impl Gate {
             streams,
             contracts,
             spills,
+            quotas: OnceLock::new(),
             inflight: AtomicUsize::new(0),
             importing: AtomicUsize::new(0),
             imported: Mutex::default(),
@@ -248,6 +252,11 @@ impl Gate {
         let replayed = inner.replay().await?;
         inner.confirm_waiting().await;
         Ok((Self { inner: Arc::new(inner) }, replayed))
+    }
+
+    /// From now on requests of known clients are limited. Called once, before the first of them.
+    pub fn limit(&self, quotas: Quotas) {
+        let _ = self.inner.quotas.set(quotas);
     }
 
     /// Flushes, trims and keeps the figures, until the gate is shut. Spawned once by who opened the gate.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lakegate_access::OverQuota;
 use lakegate_log::{AppendError, Ticket};
 use lakegate_model::ReasonCode;
 
@@ -58,6 +59,13 @@ impl Inner {
             return Err(SubmitError::BatchTooLarge { limit, found: request.records.len() });
         }
         let batch_id = read_batch_id(&request)?;
+        let _admitted = match (self.quotas.get(), submission.principal.as_deref()) {
+            (Some(quotas), Some(principal)) => {
+                let (records, bytes) = (request.records.len() as u64, submission.body.len() as u64);
+                Some(quotas.admit(principal, records, bytes).await.map_err(over_quota)?)
+            }
+            _ => None,
+        };
         let rules = self.rules(submission, request.atomic);
         let mut shaped = shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, submission))?;
         let asked = Asked { submission, request: &request, rules: &rules, batch_id };
@@ -125,6 +133,11 @@ fn read_request<'a>(wire: &'a Wire, body: &'a [u8]) -> Result<BatchRequest<'a>, 
             Ok(BatchRequest { atomic: payloads.atomic, batch_id: payloads.batch_id.as_bytes(), ..request })
         }
     }
+}
+
+fn over_quota(over: OverQuota) -> SubmitError {
+    let OverQuota { limit, setting, message, retry_after_ms } = over;
+    SubmitError::OverQuota { limit, setting, message, retry_after_ms }
 }
 
 fn not_allowed(refused: NotAllowed, submission: &Submission) -> SubmitError {

@@ -11,6 +11,7 @@ mod demo;
 mod dlq;
 mod exit;
 mod flush;
+mod key;
 mod output;
 #[cfg(test)]
 mod reference;
@@ -79,6 +80,9 @@ enum Command {
     /// Check, show and describe configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Make, list and revoke API keys; a running server notices within seconds
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Look into a write-ahead log on disk
     #[command(subcommand)]
     Wal(wal::WalCommand),
@@ -118,6 +122,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dlq(command) => interruptible(dlq::run(command)).into(),
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
+        Command::Key(command) => key::run(command).into(),
         Command::Wal(command) => wal::run(command).into(),
         Command::Bench(args) => with_threads(bench::run(args)),
         Command::Completions { shell } => {
@@ -185,6 +190,10 @@ mod tests {
             "lakegate config check a.json",
             "lakegate config show --effective --origin",
             "lakegate config schema",
+            "lakegate key create --tenant acme --name shop --permission write:cart --permission read --expires 90d",
+            "lakegate key ls --json",
+            "lakegate key revoke abc",
+            "lakegate key rotate abc --overlap 1h",
             "lakegate wal ls",
             "lakegate wal verify --dir x",
             "lakegate wal dump --from 7 --limit 2",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::auth::{Auth, Rates, TlsSettings};
 use super::secret::{Secret, SecretSection};
 use super::stream::StreamSettings;
 use super::units::{Period, Size};
@@ -26,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) catalog: Catalog,
     /// Who may do what.
     pub(crate) auth: Auth,
+    /// Secret connections, and client certificates.
+    pub(crate) tls: TlsSettings,
     /// Where files may be imported from.
     pub(crate) imports: Imports,
     /// Kafka topics to read.
@@ -310,43 +313,6 @@ impl Default for Catalog {
     }
 }
 
-/// Whether requests need credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum AuthMode {
-    /// Anyone who reaches the port may write and read; the tenant is what the request says.
-    None,
-    /// Every request needs credentials.
-    Required,
-}
-
-/// Who may do what.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Auth {
-    /// Whether requests need credentials. `required` is not in this version: it is refused, not ignored.
-    pub(crate) mode: AuthMode,
-    /// Whether a listener may bind to an address that other machines reach while `mode` is `none`.
-    pub(crate) allow_anonymous_remote: bool,
-    /// API keys. Not in this version.
-    #[schemars(schema_with = "SecretSection::list_schema")]
-    pub(crate) api_keys: SecretSection,
-    /// How bearer tokens are checked. Not in this version.
-    #[schemars(schema_with = "SecretSection::object_schema")]
-    pub(crate) jwt: SecretSection,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            mode: AuthMode::None,
-            allow_anonymous_remote: false,
-            api_keys: SecretSection::list(),
-            jwt: SecretSection::object(),
-        }
-    }
-}
-
 /// Where files may be imported from. Imports are not in this version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -404,6 +370,8 @@ pub(crate) struct Limits {
     pub(crate) sql: SqlLimits,
     /// The HTTP listener.
     pub(crate) http: HttpLimits,
+    /// How much each client and tenant may send.
+    pub(crate) rates: Rates,
     /// How long a stop may take: requests in flight have the first half to end, then memory is committed. What is left
     /// then stays in the log.
     pub(crate) drain_timeout: Period,
@@ -411,7 +379,12 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sql: SqlLimits::default(), http: HttpLimits::default(), drain_timeout: Period::from_secs(30) }
+        Self {
+            sql: SqlLimits::default(),
+            http: HttpLimits::default(),
+            rates: Rates::default(),
+            drain_timeout: Period::from_secs(30),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod flush;
 mod front;
 mod health;
 mod iceberg_catalog;
+mod identity;
 mod listener;
 mod metrics;
 mod problem;
@@ -25,8 +26,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
+use lakegate_access::Access;
 use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
@@ -37,10 +40,12 @@ use serde_json::{Value, json};
 
 use crate::cli::VERSION;
 use crate::config::{Config, is_loopback};
+use identity::Door;
 use request::KnownHosts;
 
 pub(crate) use front::{Front, RequestIds};
 pub(crate) use listener::{ConnectionLimits, serve};
+pub(crate) use time::rfc3339;
 
 /// Why records may not be sent here at the moment, if so.
 #[derive(Debug, Default)]
@@ -60,6 +65,7 @@ impl Readiness {
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) access: Access,
     pub(crate) gate: Gate,
     pub(crate) log: Log,
     pub(crate) lake: Lake,
@@ -105,8 +111,11 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/dlq/{id}", get(dlq::show))
         .route("/api/dlq/replay", post(dlq::replay))
         .route("/api/feeds/{stream}", get(feeds::get))
-        .with_state(app);
-    wrap(quick.merge(long), hosts, body_bytes_max)
+        .with_state(app.clone());
+    let door = Door { access: app.access.clone(), open_metrics: app.config.settings.auth.open_metrics };
+    let all = quick.merge(long).fallback(nothing_here);
+    let all = all.layer(middleware::from_fn_with_state(door, identity::authenticate));
+    wrap(all, hosts, body_bytes_max)
 }
 
 /// Under which names, and from which pages, this server may be used.
@@ -126,6 +135,11 @@ fn wrap(router: Router, hosts: KnownHosts, body_bytes_max: usize) -> Router {
         .layer(middleware::from_fn_with_state(hosts, request::check_host))
         .layer(middleware::from_fn(problem::as_problems))
         .layer(middleware::from_fn(request::correlate))
+}
+
+/// Paths that there are not need credentials too: who has none learns nothing of which there are.
+async fn nothing_here() -> StatusCode {
+    StatusCode::NOT_FOUND
 }
 
 /// `GET /`: what there is.
