@@ -17,5 +17,6 @@ mod intake;
 mod json;
 pub mod rest;
 mod time;
+pub mod websocket;
 
 pub use intake::Intake;

@@ -161,6 +161,8 @@ async fn index() -> Json<Value> {
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
             "POST /events": "one cart event",
             "POST /events/batch": "{\"events\": […], \"options\": {\"maxSize\", \"failOnError\"}}; /batch is the same",
+            "WS /events/stream": "cart events, acknowledged one by one; subscribe, unsubscribe, heartbeat",
+            "WS /api/ingest/stream": "documents; answers count what is durable",
             "POST /api/ingest/event": "a document, a list of them, or NDJSON",
             "POST /api/ingest/streams/{stream}": "JSON for any stream: an object, a list of them, or NDJSON",
             "/iceberg/v1/config": "the Iceberg REST catalog",

@@ -10,6 +10,7 @@ use lakegate_ingest::Gate;
 use lakegate_log::{Log, LogHealth};
 use lakegate_sources::grpc::{GrpcLimits, GrpcOptions};
 use lakegate_sources::rest::{Rest, RestLimits};
+use lakegate_sources::websocket::{Bus, SocketLimits, Sockets};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -167,7 +168,7 @@ impl Parts {
             connections: usize::try_from(settings.limits.http.connections).unwrap_or(usize::MAX),
             header_timeout: settings.limits.http.header_timeout.get(),
         };
-        let front = front(app, catalog)?;
+        let front = front(app, catalog, stop)?;
         Ok(Self {
             flushing: tokio::spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
@@ -200,7 +201,11 @@ impl Parts {
 }
 
 /// What connections' requests meet first.
-fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -> Result<Arc<Front>, ServeError> {
+fn front(
+    app: &Arc<App>,
+    catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>,
+    stop: &CancellationToken,
+) -> Result<Arc<Front>, ServeError> {
     let settings = &app.config.settings;
     let http = &settings.limits.http;
     let limits = RestLimits {
@@ -211,11 +216,27 @@ fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -
         answer_timeout: http.request_timeout.get(),
         ..RestLimits::default()
     };
-    let rest = Rest::new(app.gate.clone(), limits).map_err(|error| ServeError::Broken(error.to_string()))?;
+    let own = |error: lakegate_model::NameError| ServeError::Broken(error.to_string());
+    let bus = Arc::new(Bus::default());
+    let rest = Rest::new(app.gate.clone(), limits, bus.clone()).map_err(own)?;
+    let websocket = &settings.limits.websocket;
+    let limits = SocketLimits {
+        connections: usize::try_from(websocket.connections).unwrap_or(usize::MAX),
+        message_bytes_max: websocket.message_bytes_max.as_usize(),
+        partial_bytes_max: settings.ingestion.memory_budget.as_usize() / 8,
+        ping_interval: websocket.ping_interval.get(),
+        idle_timeout: websocket.idle_timeout.get(),
+        answer_timeout: http.request_timeout.get(),
+        ..SocketLimits::default()
+    };
+    // Without authentication everybody's credentials hold.
+    let still_holds = Arc::new(|_: &lakegate_access::Principal| true);
+    let sockets = Sockets::new(app.gate.clone(), limits, bus, still_holds, stop.clone()).map_err(own)?;
     Ok(Arc::new(Front {
         router: http::router(app.clone(), catalog),
         rest: Arc::new(rest),
         access: app.access.clone(),
+        sockets,
         hosts: http::known_hosts(&app.config),
         proxies: http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
         traced: !settings.telemetry.otlp_endpoint.is_empty(),
