@@ -185,6 +185,23 @@ def test_silent_sockets_are_pinged_and_dead_ones_closed(make_server):
     assert b"\x88" in answer and struct.pack(">H", 1001) in answer, "and closed"
 
 
+def test_health_and_metrics_have_the_documented_members(shop):
+    with connect(events_of(shop)) as ws:
+        say(ws, "cart_event", event())
+        hear(ws)
+        requests.post(f"{shop.http}/events", json=event())
+        health = requests.get(f"{shop.http}/health").json()
+        assert health["status"] == "healthy" and {"redis", "clickhouse", "downstream"} <= set(health["services"])
+        assert set(health["metrics"]) == {"eventsPerSecond", "activeConnections", "errorRate"} and health["timestamp"]
+        figures = requests.get(f"{shop.http}/metrics").json()
+        assert set(figures["ingestion"]) == {"eventsReceived", "eventsProcessed", "eventsFailed", "averageProcessingTime"}
+        assert figures["ingestion"]["eventsReceived"] == 2 and figures["ingestion"]["averageProcessingTime"] > 0
+        assert figures["websocket"] == {"activeConnections": 1, "totalConnections": 1, "messagesReceived": 1, "messagesSent": 1}
+        assert set(figures["storage"]) == {"eventsStored", "duplicatesIgnored", "storageLatency"}
+        text = requests.get(f"{shop.http}/metrics", headers={"accept": "text/plain"}).text
+        assert "lakegate_websockets 1" in text
+
+
 def test_documents_are_counted_as_they_become_durable(shop):
     url = shop.http.replace("http", "ws") + "/api/ingest/stream"
     document = lambda n: json.dumps({"event_type": "Login", "timestamp": f"2025-06-12T23:59:58.{n % 1000:03d}Z", "fields": {"memberCode": f"m{n}"}})

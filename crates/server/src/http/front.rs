@@ -19,11 +19,12 @@ use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use lakegate_access::{self as access, Access, Action, Peer, Principal};
 use lakegate_ingest::Client;
-use lakegate_sources::rest::{Caller, Refusal, Rest, Route};
-use lakegate_sources::websocket::{Dialect, Sockets};
+use lakegate_sources::rest::{Caller, Refusal, Route};
+use lakegate_sources::websocket::Dialect;
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use super::App;
 use super::problem::Problem;
 use super::request::{CorrelationId, KnownHosts, REQUEST_ID};
 use crate::config::Network;
@@ -40,9 +41,8 @@ const EXPOSED: &str = "x-request-id, retry-after, location";
 /// What all connections share.
 pub(crate) struct Front {
     pub(crate) router: Router,
-    pub(crate) rest: Arc<Rest>,
+    pub(crate) app: Arc<App>,
     pub(crate) access: Access,
-    pub(crate) sockets: Sockets,
     pub(crate) hosts: KnownHosts,
     pub(crate) proxies: Vec<Network>,
     /// Whether spans go anywhere.
@@ -100,7 +100,7 @@ enum Source {
 impl Front {
     /// Waits until the sockets have ended, which connections leave behind.
     pub(crate) async fn closed(&self) {
-        self.sockets.closed().await;
+        self.app.sockets.closed().await;
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
@@ -151,12 +151,12 @@ impl Front {
                     client: Client { address: peer.address, user_agent: user_agent(headers) },
                 };
                 let answered = match source {
-                    Source::Socket(dialect) => self.sockets.open(*dialect, request, caller),
+                    Source::Socket(dialect) => self.app.sockets.open(*dialect, request, caller),
                     Source::Rest(route) if self.traced => {
                         let span = tracing::info_span!("http", correlation_id = id.as_str(), route = route.pattern());
-                        self.rest.answer(route, request, caller).instrument(span).await
+                        self.app.rest.answer(route, request, caller).instrument(span).await
                     }
-                    Source::Rest(route) => self.rest.answer(route, request, caller).await,
+                    Source::Rest(route) => self.app.rest.answer(route, request, caller).await,
                 };
                 answered.map_err(|refusal| problem_of(refusal, &id))
             }

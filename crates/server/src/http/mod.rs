@@ -34,6 +34,8 @@ use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
+use lakegate_sources::rest::Rest;
+use lakegate_sources::websocket::Sockets;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -74,6 +76,8 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     pub(crate) readiness: Readiness,
     pub(crate) open_connections: Arc<AtomicUsize>,
+    pub(crate) rest: Rest,
+    pub(crate) sockets: Sockets,
 }
 
 impl App {

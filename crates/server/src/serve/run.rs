@@ -94,6 +94,8 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         gate.limit(quotas.clone());
     }
     let engine = queries::open(&config, &lake, memtables)?;
+    let stop = CancellationToken::new();
+    let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
     let app = Arc::new(App {
         access,
         clock,
@@ -105,10 +107,11 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         started,
         readiness: Readiness::default(),
         open_connections: Arc::new(AtomicUsize::new(0)),
+        rest,
+        sockets,
         config: config.clone(),
     });
-    let stop = CancellationToken::new();
-    let mut parts = Parts::start(&app, catalog, listeners, tls, &stop)?;
+    let mut parts = Parts::start(&app, catalog, listeners, tls, &stop);
     banner(&config, grpc_address, http_address, started);
 
     let broken = tokio::select! {
@@ -147,7 +150,7 @@ impl Parts {
         listeners: Listeners,
         tls: Option<Tls>,
         stop: &CancellationToken,
-    ) -> Result<Self, ServeError> {
+    ) -> Self {
         let settings = &app.config.settings;
         let flushing: Gate = app.gate.clone();
         let grpc = GrpcOptions {
@@ -168,8 +171,8 @@ impl Parts {
             connections: usize::try_from(settings.limits.http.connections).unwrap_or(usize::MAX),
             header_timeout: settings.limits.http.header_timeout.get(),
         };
-        let front = front(app, catalog, stop)?;
-        Ok(Self {
+        let front = front(app, catalog);
+        Self {
             flushing: tokio::spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
             keys: tokio::spawn(access::look_after(app.access.clone(), tls.clone(), stop.clone())),
@@ -183,7 +186,7 @@ impl Parts {
             )),
             upkeep: tokio::spawn(upkeep::run(app.metrics.clone())),
             progress: app.log.subscribe(),
-        })
+        }
     }
 
     /// Waits for a part to end that should not, and says which and why.
@@ -200,14 +203,17 @@ impl Parts {
     }
 }
 
-/// What connections' requests meet first.
-fn front(
-    app: &Arc<App>,
-    catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>,
+/// The ways in over HTTP.
+fn sources(
+    config: &Config,
+    gate: &Gate,
+    access: &lakegate_access::Access,
     stop: &CancellationToken,
-) -> Result<Arc<Front>, ServeError> {
-    let settings = &app.config.settings;
-    let http = &settings.limits.http;
+) -> Result<(Rest, Sockets), ServeError> {
+    let settings = &config.settings;
+    let (http, websocket) = (&settings.limits.http, &settings.limits.websocket);
+    let wrong = |error: lakegate_model::NameError| ServeError::Broken(error.to_string());
+    let bus = Arc::new(Bus::default());
     let limits = RestLimits {
         body_bytes_max: http.body_bytes_max.as_usize(),
         line_bytes_max: settings.ingestion.payload_bytes_max.as_usize(),
@@ -216,10 +222,7 @@ fn front(
         answer_timeout: http.request_timeout.get(),
         ..RestLimits::default()
     };
-    let own = |error: lakegate_model::NameError| ServeError::Broken(error.to_string());
-    let bus = Arc::new(Bus::default());
-    let rest = Rest::new(app.gate.clone(), limits, bus.clone()).map_err(own)?;
-    let websocket = &settings.limits.websocket;
+    let rest = Rest::new(gate.clone(), limits, bus.clone()).map_err(wrong)?;
     let limits = SocketLimits {
         connections: usize::try_from(websocket.connections).unwrap_or(usize::MAX),
         message_bytes_max: websocket.message_bytes_max.as_usize(),
@@ -229,19 +232,24 @@ fn front(
         answer_timeout: http.request_timeout.get(),
         ..SocketLimits::default()
     };
-    // Without authentication everybody's credentials hold.
-    let still_holds = Arc::new(|_: &lakegate_access::Principal| true);
-    let sockets = Sockets::new(app.gate.clone(), limits, bus, still_holds, stop.clone()).map_err(own)?;
-    Ok(Arc::new(Front {
+    let access = access.clone();
+    let still_holds = Arc::new(move |principal: &lakegate_access::Principal| access.still_holds(principal));
+    let sockets = Sockets::new(gate.clone(), limits, bus, still_holds, stop.clone()).map_err(wrong)?;
+    Ok((rest, sockets))
+}
+
+/// What connections' requests meet first.
+fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -> Arc<Front> {
+    let settings = &app.config.settings;
+    Arc::new(Front {
         router: http::router(app.clone(), catalog),
-        rest: Arc::new(rest),
+        app: app.clone(),
         access: app.access.clone(),
-        sockets,
         hosts: http::known_hosts(&app.config),
-        proxies: http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
+        proxies: settings.limits.http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
         traced: !settings.telemetry.otlp_endpoint.is_empty(),
         ids: RequestIds::new(lakegate_env::Random::next_u64(&lakegate_env::SystemRandom)),
-    }))
+    })
 }
 
 /// Waits until the log says that nothing more becomes durable: a failed sync is final (durability, promise 2).

@@ -162,6 +162,12 @@ impl<I: Intake> Sockets<I> {
         &self.shared.figures
     }
 
+    /// Confirmations dropped so far because their readers were slow.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.bus.dropped()
+    }
+
     /// Answers a request for a socket, and serves the socket from then on.
     ///
     /// # Errors
