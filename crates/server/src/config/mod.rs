@@ -4,6 +4,7 @@
 //! at once, with file, line and column, and with what would be right. Refuses to guess. Secrets are never printed.
 
 mod check;
+mod imports;
 mod layers;
 mod notation;
 mod problem;
@@ -30,6 +31,7 @@ pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use schema::{schema, schema_text, sorted};
 pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Settings, Telemetry};
 pub(crate) use show::{ShowWhat, show};
+pub(crate) use units::Period;
 
 use layers::Layers;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::imports::Imports;
 use super::secret::{Secret, SecretSection};
 use super::stream::StreamSettings;
 use super::units::{Period, Size};
@@ -301,18 +302,6 @@ impl Default for Auth {
             jwt: SecretSection::object(),
         }
     }
-}
-
-/// Where files may be imported from. Imports are not in this version.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Imports {
-    /// Folders.
-    pub(crate) roots: Vec<String>,
-    /// Hosts.
-    pub(crate) hosts: Vec<String>,
-    /// Buckets.
-    pub(crate) buckets: Vec<String>,
 }
 
 /// Kafka topics to read. The Kafka source is not in this version.

@@ -8,6 +8,7 @@ mod feeds;
 mod flush;
 mod health;
 mod iceberg_catalog;
+mod imports;
 mod listener;
 mod metrics;
 mod problem;
@@ -17,18 +18,20 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod time;
+mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
 use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
+use lakegate_sources::files::Imports;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -58,6 +61,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) gate: Gate,
+    pub(crate) imports: Imports,
     pub(crate) log: Log,
     pub(crate) lake: Lake,
     pub(crate) engine: lakegate_query::QueryEngine,
@@ -103,8 +107,21 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/audit", get(audit::get))
         .route("/api/flush", post(flush::post))
         .route("/api/feeds/{stream}", get(feeds::get))
+        .merge(import_routes())
         .with_state(app);
     wrap(quick.merge(long), hosts, body_bytes_max)
+}
+
+/// Imports answer when they end, or when their asker has waited long enough.
+fn import_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/ingest/watch", post(imports::watch))
+        .route("/api/ingest/watches", get(imports::watches))
+        .route("/api/ingest/watches/{id}", get(imports::watch_of).delete(imports::unwatch))
+        .route("/api/ingest/upload/{stream}", put(upload::put))
+        .route("/api/ingest/{kind}", post(imports::import))
+        .route("/api/jobs", get(imports::jobs))
+        .route("/api/jobs/{id}", get(imports::job).delete(imports::cancel))
 }
 
 /// What every request passes, outermost last.
@@ -132,6 +149,10 @@ async fn index() -> Json<Value> {
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
+            "POST /api/ingest/file": "{\"path\": \"/srv/drop/a.parquet\"} imports a file; also parquet, csv, jsonl, sql, bulk, watch",
+            "PUT /api/ingest/upload/{stream}": "imports the body",
+            "GET /api/jobs": "the imports; DELETE /api/jobs/{id} ends one",
+            "GET /api/ingest/watches": "the watched places; DELETE /api/ingest/watches/{id} ends one",
             "/iceberg/v1/config": "the Iceberg REST catalog",
         }
     }))

@@ -6,6 +6,7 @@
 //! acknowledged is lost by that, it is replayed at the next start.
 
 mod folder;
+pub(crate) mod imports;
 mod open;
 mod queries;
 mod run;

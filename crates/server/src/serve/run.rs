@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::open::{Opened, open};
-use super::{ServeError, queries, upkeep};
+use super::{ServeError, imports, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::Config;
 use crate::http::{self, App, ConnectionLimits, Readiness};
@@ -86,7 +86,9 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     };
     let Opened { clock, log, lake, memtables, gate, catalog, lock } = opened;
     let engine = queries::open(&config, &lake, memtables)?;
+    let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
     let app = Arc::new(App {
+        imports,
         clock,
         gate: gate.clone(),
         log: log.clone(),
@@ -212,6 +214,10 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     });
     if drained.await.is_err() {
         tracing::warn!("connections were cut off at half of limits.drain_timeout");
+    }
+    // Files that are being read go on after the next start, from the piece that they are at.
+    if tokio::time::timeout(within / 4, app.imports.stop()).await.is_err() {
+        tracing::warn!("imports were cut off at a quarter of limits.drain_timeout");
     }
     app.gate.close("the server is ending");
     match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {
