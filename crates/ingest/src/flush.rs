@@ -4,7 +4,6 @@
 //! again as it is until the lake says what became of it; only then is anything new begun for that table. Parts that
 //! wait longer than memory allows are moved to files beside the log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -207,13 +206,7 @@ impl Inner {
         };
         let table = unit.open(&self.lake).await?;
         let position = Position { log: self.log.id(), partition: 0, next_offset: pending.next_offset };
-        let commit = Commit {
-            files: pending.files.clone(),
-            position,
-            expected_next_offset: pending.expected,
-            commit_id: pending.commit_id,
-            properties: BTreeMap::new(),
-        };
+        let commit = Commit::of_log(pending.commit_id, pending.files.clone(), position, pending.expected);
         match table.commit(commit).await {
             Ok(outcome) => {
                 metrics::counter!("lakegate_commits_total").increment(1);

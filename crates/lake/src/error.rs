@@ -4,6 +4,7 @@ use lakegate_model::{LogId, TableName};
 use uuid::Uuid;
 
 use crate::catalog::CatalogError;
+use crate::ledger::{FileMark, FileState};
 use crate::warehouse::WarehouseError;
 
 /// Why a table could not be opened, read or written.
@@ -87,6 +88,17 @@ pub enum CommitError {
         /// What it has; none where it has commits of this log and no position of it.
         found: Option<u64>,
     },
+    /// The table has absorbed more, less or another part of a file than the caller believes: another import of it came
+    /// first. Nothing was committed, and the commit's files may be discarded.
+    #[error("{table}: it has {} of the file {file:032x}, not what this import goes on from: another import of it came first; nothing was committed", describe_mark(found.as_deref()))]
+    AlreadyAbsorbed {
+        /// Which table.
+        table: TableName,
+        /// The file's identity.
+        file: u128,
+        /// What the table has of it.
+        found: Option<Box<FileMark>>,
+    },
     /// The name belongs to another table now.
     #[error("{table} was dropped or replaced: it was {expected} and is {}; nothing was committed", found.map_or("gone".to_owned(), |f| f.to_string()))]
     TableReplaced {
@@ -140,5 +152,13 @@ fn describe(found: Option<u64>) -> String {
     match found {
         Some(found) => format!("has absorbed it up to offset {found}; nothing was committed"),
         None => "has commits of that log but lost the property that says how far; restore the property, or give the table a new name".to_owned(),
+    }
+}
+
+fn describe_mark(mark: Option<&FileMark>) -> String {
+    match mark {
+        None => "nothing".to_owned(),
+        Some(FileMark { rows, state: FileState::Complete, .. }) => format!("all ({rows} rows)"),
+        Some(FileMark { rows, .. }) => format!("a part ({rows} rows)"),
     }
 }

@@ -17,10 +17,12 @@
     )
 )]
 
+mod adopt;
 mod catalog;
 mod commit;
 mod error;
 mod lake;
+mod ledger;
 mod maintain;
 mod manifests;
 mod options;
@@ -35,13 +37,15 @@ mod view;
 mod warehouse;
 mod write;
 
+pub use adopt::{AdoptHow, AdoptPlan, Footer, Obstacle};
 pub use catalog::{
     Catalog, CatalogError, EmbeddedCatalog, EmbeddedOptions, LoadedTable, NamespaceChange, RestCatalog, RestOptions,
     TableChange,
 };
-pub use commit::{Commit, CommitOutcome};
+pub use commit::{Commit, CommitOutcome, LogStep};
 pub use error::{CommitError, LakeError};
 pub use lake::Lake;
+pub use ledger::{FileChange, FileMark, FileState};
 pub use maintain::MaintainOutcome;
 pub use options::{Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
 pub use scan::{BatchStream, Condition, Op, Scalar, ScanRequest};

@@ -13,8 +13,11 @@ use iceberg::Runtime;
 use iceberg::arrow::ArrowReaderBuilder;
 use iceberg::expr::{Bind, BoundPredicate, Predicate, Reference};
 use iceberg::scan::FileScanTask;
-use iceberg::spec::{DataFile, Datum, ManifestContentType, NestedFieldRef, PrimitiveLiteral, PrimitiveType};
+use iceberg::spec::{
+    DataFile, Datum, ManifestContentType, NameMapping, NestedFieldRef, PrimitiveLiteral, PrimitiveType,
+};
 
+use crate::adopt::NAME_MAPPING;
 use crate::error::LakeError;
 use crate::view::TableView;
 use crate::write::conform;
@@ -109,6 +112,7 @@ impl TableView {
         }
         let typed: Vec<Typed> = request.filter.iter().filter_map(|c| self.typed(c)).collect();
         let predicate = self.bound(&typed)?;
+        let mapping = self.name_mapping()?;
         let mut tasks = Vec::new();
         for manifest in manifests.iter() {
             let spec = self.metadata.partition_spec_by_id(manifest.partition_spec_id);
@@ -117,7 +121,7 @@ impl TableView {
                 let file = entry.data_file();
                 if typed.iter().all(|t| may_match(file, t)) {
                     self.warehouse.check(file.file_path())?;
-                    tasks.push(self.task(file, spec.cloned(), &schema, predicate.clone()));
+                    tasks.push(self.task(file, (spec.cloned(), mapping.clone()), &schema, predicate.clone()));
                 }
             }
         }
@@ -125,6 +129,14 @@ impl TableView {
             return Ok(vec![count_only(schema, &tasks)]);
         }
         self.read(tasks, &request, &schema)
+    }
+
+    /// Which ids the columns of files without ids have.
+    fn name_mapping(&self) -> Result<Option<Arc<NameMapping>>, LakeError> {
+        let Some(text) = self.properties().get(NAME_MAPPING) else { return Ok(None) };
+        serde_json::from_str(text).map(|m| Some(Arc::new(m))).map_err(|e| {
+            LakeError::Invalid(format!("the property {NAME_MAPPING} of {} cannot be read: {e}", self.name()))
+        })
     }
 
     fn projected(&self, projection: Option<&[String]>) -> Result<ArrowSchemaRef, LakeError> {
@@ -183,7 +195,7 @@ impl TableView {
     fn task(
         &self,
         file: &DataFile,
-        spec: Option<iceberg::spec::PartitionSpecRef>,
+        (spec, mapping): (Option<iceberg::spec::PartitionSpecRef>, Option<Arc<NameMapping>>),
         schema: &ArrowSchemaRef,
         predicate: Option<BoundPredicate>,
     ) -> FileScanTask {
@@ -201,6 +213,7 @@ impl TableView {
             .with_predicate(predicate)
             .with_partition(Some(file.partition().clone()))
             .with_partition_spec(spec)
+            .with_name_mapping(mapping)
             .with_case_sensitive(true)
             .build()
     }
@@ -289,7 +302,7 @@ fn share_out(mut tasks: Vec<FileScanTask>, groups: usize) -> Vec<Vec<FileScanTas
     shares.into_iter().map(|(_, share)| share).collect()
 }
 
-fn datum_of(primitive: &PrimitiveType, value: &Scalar) -> Option<Datum> {
+pub(crate) fn datum_of(primitive: &PrimitiveType, value: &Scalar) -> Option<Datum> {
     Some(match (primitive, value) {
         (PrimitiveType::Boolean, Scalar::Boolean(v)) => Datum::bool(*v),
         (PrimitiveType::Int, Scalar::Long(v)) => Datum::int(i32::try_from(*v).ok()?),

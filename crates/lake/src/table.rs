@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::catalog::LoadedTable;
 use crate::error::LakeError;
 use crate::lake::Shared;
+use crate::ledger::LedgerCache;
 use crate::manifests::ManifestCache;
 use crate::options::Offload;
 use crate::schema::missing_schema;
@@ -30,15 +31,16 @@ pub struct LakeTable {
     view: RwLock<Arc<TableView>>,
     doubt: Mutex<Doubt>,
     pub(crate) retired: Mutex<RetiredFiles>,
+    pub(crate) ledger_cache: LedgerCache,
 }
 
-/// What the last commit that failed leaves to be found out.
+/// What commits that failed leave to be found out.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Doubt {
     /// The known state may be old.
     pub(crate) refresh: bool,
-    /// This commit may stand, or may yet come to.
-    pub(crate) unknown: Option<InFlight>,
+    /// These commits may stand, or may yet come to.
+    pub(crate) unknown: Vec<InFlight>,
 }
 
 /// A commit's attempts whose outcome is not known.
@@ -102,6 +104,7 @@ impl LakeTable {
             view: RwLock::new(Arc::new(view)),
             doubt: Mutex::default(),
             retired: Mutex::default(),
+            ledger_cache: LedgerCache::default(),
         })
     }
 
@@ -230,13 +233,13 @@ impl LakeTable {
     /// Removes files that were written and never handed to [`LakeTable::commit`]. Files of a commit whose outcome is not
     /// known must never come here.
     pub async fn discard(&self, files: &[WrittenFile]) {
-        let locations = files.iter().map(|f| f.location().to_owned()).collect();
+        let locations = files.iter().filter(|f| !f.referenced).map(|f| f.location().to_owned()).collect();
         if let Err(error) = self.lake.options.warehouse.remove(locations).await {
             tracing::warn!(table = %self.name, %error, "files that no commit names could not be removed");
         }
     }
 
-    fn plan_write(&self) -> Result<WritePlan, LakeError> {
+    pub(crate) fn plan_write(&self) -> Result<WritePlan, LakeError> {
         let view = self.view();
         let metadata = &view.metadata;
         let contract = self.contract();

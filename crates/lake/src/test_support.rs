@@ -1,6 +1,5 @@
 //! What this room's tests share.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -102,7 +101,7 @@ pub(crate) async fn append_from_another_log(bench: &Bench) {
     let options = options(&bench.warehouse, Arc::new(bench.memory.clone()), Writer { log, ..writer(1, 2) }, 5);
     let table = Lake::open(options).open_table(&name(), &contract()).await.unwrap();
     let mut commit = commit_of(table.write(vec![rows(1000, 3)]).await.unwrap(), 0, 3);
-    commit.position.log = log;
+    commit.log.as_mut().unwrap().position.log = log;
     commit.commit_id = Uuid::from_u128(4711);
     table.commit(commit).await.unwrap();
 }
@@ -147,13 +146,7 @@ pub(crate) fn rows_at(numbers: &[i64], times: &[i64]) -> RecordBatch {
 pub(crate) fn commit_of(files: Vec<WrittenFile>, from: u64, to: u64) -> Commit {
     // The id follows from the range, so that a test's runs are alike.
     let commit_id = Uuid::from_u128((u128::from(from) << 64) | u128::from(to) | 0x7000_0000_0000_0000_0000);
-    Commit {
-        files,
-        position: Position { log: LOG, partition: 0, next_offset: to },
-        expected_next_offset: from,
-        commit_id,
-        properties: BTreeMap::new(),
-    }
+    Commit::of_log(commit_id, files, Position { log: LOG, partition: 0, next_offset: to }, from)
 }
 
 /// Writes and commits the rows `from..to`.

@@ -9,7 +9,7 @@ use lakegate_model::{LogId, TableName};
 use uuid::Uuid;
 
 use crate::catalog::LoadedTable;
-use crate::commit::{COMMIT_ID, LogKeys, LogState};
+use crate::commit::{COMMIT_ID, COUNTERS, LogKeys, LogState};
 use crate::error::LakeError;
 use crate::manifests::{ManifestCache, load_manifest_list};
 use crate::warehouse::Warehouse;
@@ -140,6 +140,12 @@ impl TableView {
         self.log_state(log).map_or(0, |s| s.rows)
     }
 
+    /// What a counter has come to, see [`Commit::counts`](crate::Commit::counts); 0 where it was never counted.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.properties().get(&format!("{COUNTERS}{name}")).and_then(|v| v.parse().ok()).unwrap_or(0)
+    }
+
     fn log_state(&self, log: LogId) -> Option<LogState> {
         LogState::read(self.properties(), &LogKeys::of(log, 0)).ok()
     }
@@ -218,9 +224,9 @@ impl TableView {
         self.ancestors().any(|s| s.summary().additional_properties.get(COMMIT_ID).is_some_and(|id| *id == wanted))
     }
 
-    /// Whether one of the current snapshot's ancestors is of that log.
-    pub(crate) fn has_snapshot_of(&self, keys: &LogKeys) -> bool {
-        self.ancestors().any(|s| s.summary().additional_properties.contains_key(&keys.wal))
+    /// Whether one of the current snapshot's ancestors has that key in its summary.
+    pub(crate) fn has_snapshot_with(&self, key: &str) -> bool {
+        self.ancestors().any(|s| s.summary().additional_properties.contains_key(key))
     }
 
     fn ancestors(&self) -> impl Iterator<Item = &iceberg::spec::SnapshotRef> {

@@ -14,3 +14,9 @@
 
 pub mod files;
 pub mod grpc;
+mod intake;
+mod json;
+pub mod rest;
+mod time;
+
+pub use intake::Intake;

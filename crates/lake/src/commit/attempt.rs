@@ -16,9 +16,11 @@ use iceberg::spec::{
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::state::{LogKeys, LogState};
-use super::{COMMIT_ID, Commit, merge, snapshot_id_of};
+use super::state::{COUNTERS, LogKeys};
+use super::{BaseState, COMMIT_ID, Commit, LogStep, merge, snapshot_id_of};
+use crate::adopt::{NAME_MAPPING, extend_mapping};
 use crate::error::LakeError;
+use crate::ledger::{self, NextLedger};
 use crate::schema::missing_schema;
 use crate::table::{LakeTable, Retired};
 use crate::view::TableView;
@@ -45,6 +47,7 @@ pub(super) struct Attempt {
     /// Snapshots that this attempt expires.
     expired: Vec<i64>,
     expired_lists: Vec<String>,
+    ledger: Option<NextLedger>,
 }
 
 impl Attempt {
@@ -63,6 +66,7 @@ impl Attempt {
             replaced: Vec::new(),
             expired: Vec::new(),
             expired_lists: Vec::new(),
+            ledger: None,
         }
     }
 
@@ -76,6 +80,10 @@ impl Attempt {
 
     pub(super) fn take_manifests(&mut self) -> Vec<ManifestFile> {
         std::mem::take(&mut self.manifests)
+    }
+
+    pub(super) fn take_ledger(&mut self) -> Option<NextLedger> {
+        self.ledger.take()
     }
 
     /// The attempt may stand: its files are not touched until it is known.
@@ -98,7 +106,7 @@ impl Attempt {
         table: &LakeTable,
         commit: &Commit,
         base: &TableView,
-        state: &LogState,
+        state: BaseState,
     ) -> Result<(), LakeError> {
         self.left_over.append(&mut self.own_files);
         let metadata = base.metadata();
@@ -106,9 +114,13 @@ impl Attempt {
         let mut files = Vec::new();
         let stem = format!("{}/metadata/{}", metadata.location().trim_end_matches('/'), self.commit_id.simple());
         let unique = format!("{:012x}", table.lake.options.random.next_u64() >> 16);
+        self.replaced.clear();
+        let properties = self.properties(table, commit, (metadata, &schema), state, &format!("{stem}-{unique}"))?;
+        files.extend(self.ledger.as_ref().and_then(|l| l.written.clone()));
+        let warehouse = self.warehouse.clone();
         let manifests = Manifests {
             io: scratch(),
-            warehouse: &self.warehouse,
+            warehouse: &warehouse,
             metadata,
             schema: &schema.schema,
             snapshot_id: self.snapshot_id,
@@ -122,7 +134,7 @@ impl Attempt {
         let merged =
             merge::merge(&manifests, &table.manifest_cache, &before, &format!("{stem}-{unique}"), &mut files).await?;
         self.own_files.extend(merged.written.iter().cloned());
-        self.replaced = merged.replaced;
+        self.replaced.extend(merged.replaced);
         list.extend(merged.manifests);
         self.sequence_number = metadata.next_sequence_number();
         let list_location = format!(
@@ -137,10 +149,55 @@ impl Attempt {
         self.manifests = list.into_iter().map(|m| with_sequence(m, self.sequence_number)).collect();
         let added_rows = next_row_id.map(|next| (metadata.next_row_id(), next.saturating_sub(metadata.next_row_id())));
         let snapshot = self.snapshot(table, commit, base, &schema, list_location, added_rows);
-        self.put_together(table, commit, metadata, state, &schema, snapshot);
+        self.put_together(metadata, properties, &schema, snapshot);
         self.warehouse.save(files).await?;
         self.own = Some(own);
         Ok(())
+    }
+
+    /// The properties that the commit sets, and the ledger file that goes with them.
+    fn properties(
+        &mut self,
+        table: &LakeTable,
+        commit: &Commit,
+        (metadata, schema): (&TableMetadata, &TargetSchema),
+        state: BaseState,
+        stem: &str,
+    ) -> Result<HashMap<String, String>, LakeError> {
+        let mut properties: HashMap<String, String> = commit.properties.clone().into_iter().collect();
+        if commit.files.iter().any(|f| f.mapped) {
+            let known = metadata.properties().get(NAME_MAPPING);
+            properties.insert(NAME_MAPPING.to_owned(), extend_mapping(known, &schema.schema)?);
+        }
+        if let Some(LogStep { position, .. }) = &commit.log {
+            let writer = &table.lake.options.writer;
+            let keys = LogKeys::new(writer);
+            let rows: u64 = commit.files.iter().map(super::WrittenFile::rows).sum();
+            properties.insert(keys.wal, position.next_offset.to_string());
+            properties.insert(keys.epoch, format!("{}:{}", writer.epoch, writer.instance));
+            properties.insert(keys.rows, state.log.rows.saturating_add(rows).to_string());
+            properties.insert(keys.commit, commit.commit_id.to_string());
+        }
+        for (name, added) in &commit.counts {
+            let key = format!("{COUNTERS}{name}");
+            let before = match metadata.properties().get(&key) {
+                None => 0,
+                Some(text) => text.parse::<u64>().map_err(|_| {
+                    LakeError::Invalid(format!("the table's property {key} is {text:?}, not a number; restore it"))
+                })?,
+            };
+            properties.insert(key, before.saturating_add(*added).to_string());
+        }
+        self.ledger = None;
+        if !commit.marks.is_empty() {
+            let location = format!("{stem}{}", ledger::SUFFIX);
+            let next = ledger::advance(state.ledger, &commit.marks, commit.commit_id, location)?;
+            properties.extend(next.properties.iter().cloned());
+            self.own_files.extend(next.written.iter().map(|(location, _)| location.clone()));
+            self.replaced.extend(next.replaced.iter().cloned());
+            self.ledger = Some(next);
+        }
+        Ok(properties)
     }
 
     fn snapshot(
@@ -171,10 +228,8 @@ impl Attempt {
 
     fn put_together(
         &mut self,
-        table: &LakeTable,
-        commit: &Commit,
         metadata: &TableMetadata,
-        state: &LogState,
+        properties: HashMap<String, String>,
         schema: &TargetSchema,
         snapshot: Snapshot,
     ) {
@@ -199,7 +254,7 @@ impl Attempt {
             SnapshotRetention::Branch { min_snapshots_to_keep: None, max_snapshot_age_ms: None, max_ref_age_ms: None };
         let reference = SnapshotReference { snapshot_id: self.snapshot_id, retention };
         self.updates.push(TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference });
-        self.updates.push(TableUpdate::SetProperties { updates: properties(table, commit, state) });
+        self.updates.push(TableUpdate::SetProperties { updates: properties });
         self.expired = merge::expired_snapshots(metadata);
         self.expired_lists = self
             .expired
@@ -251,19 +306,6 @@ fn target_schema(table: &LakeTable, commit: &Commit, metadata: &TableMetadata) -
     }
 }
 
-fn properties(table: &LakeTable, commit: &Commit, state: &LogState) -> HashMap<String, String> {
-    let writer = &table.lake.options.writer;
-    let keys = LogKeys::new(writer);
-    let rows: u64 = commit.files.iter().map(super::WrittenFile::rows).sum();
-    let own = [
-        (keys.wal, commit.position.next_offset.to_string()),
-        (keys.epoch, format!("{}:{}", writer.epoch, writer.instance)),
-        (keys.rows, state.rows.saturating_add(rows).to_string()),
-        (keys.commit, commit.commit_id.to_string()),
-    ];
-    commit.properties.clone().into_iter().chain(own).collect()
-}
-
 const TOTALS: [(&str, &str); 6] = [
     ("total-data-files", "added-data-files"),
     ("total-delete-files", "added-delete-files"),
@@ -299,7 +341,13 @@ fn summary(table: &LakeTable, commit: &Commit, metadata: &TableMetadata, schema:
     entries.insert("engine-version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     entries.insert(COMMIT_ID.to_owned(), commit.commit_id.to_string());
     entries.insert("lakegate.writer".to_owned(), format!("{} {}:{}", writer.node, writer.epoch, writer.instance));
-    entries.insert(keys.wal, commit.position.next_offset.to_string());
+    if let Some(LogStep { position, .. }) = &commit.log {
+        entries.insert(keys.wal, position.next_offset.to_string());
+    }
+    // A witness for as long as snapshots are kept: whoever loses the property is told so.
+    if !commit.marks.is_empty() || metadata.properties().contains_key(ledger::COUNT) {
+        entries.insert(ledger::COUNT.to_owned(), "kept".to_owned());
+    }
     Summary { operation: Operation::Append, additional_properties: entries }
 }
 

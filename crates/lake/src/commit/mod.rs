@@ -5,7 +5,8 @@
 //! - the commit's id, in the snapshot's summary and in a table property: an attempt whose answer was lost is looked for
 //!   before anything is tried again, and is found even when its snapshot has been expired;
 //! - the writer's epoch: a writer that finds a newer one is fenced off;
-//! - the absorbed position: a commit that does not follow on it is refused.
+//! - the absorbed position: a commit that does not follow on it is refused. Rows that did not come through the log leave
+//!   it as it is; the marks of the files that they came from take its place (see [`crate::ledger`]).
 //!
 //! Every commit makes a snapshot, one without files too, and asserts the snapshot before it. So any two commits of one
 //! table exclude each other, and what was read of the properties still holds when the swap is made.
@@ -17,7 +18,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use iceberg::TableRequirement;
@@ -27,29 +28,56 @@ use uuid::Uuid;
 
 use crate::catalog::{CatalogError, LoadedTable};
 use crate::error::{CommitError, LakeError};
+use crate::ledger::{FileChange, FileState, Ledger, MAX_PARTIAL_BYTES};
 use crate::table::{Doubt, InFlight, LakeTable};
 use crate::view::TableView;
 use crate::write::WrittenFile;
 
 use attempt::Attempt;
-pub(crate) use state::{LogKeys, LogState};
+pub(crate) use state::{COUNTERS, LogKeys, LogState};
 
 /// The snapshot summary's key of the commit's id.
 pub(crate) const COMMIT_ID: &str = "lakegate.commit-id";
 
-/// Files and the position that they bring the table to.
+/// Files, and what the table says of their source once it has them.
 #[derive(Debug, Clone)]
 pub struct Commit {
     /// From [`LakeTable::write`]; may be empty.
     pub files: Vec<WrittenFile>,
-    /// What the table will have absorbed.
-    pub position: Position,
-    /// What it must have absorbed before.
-    pub expected_next_offset: u64,
+    /// How far the log is absorbed with them; none where they did not come through it.
+    pub log: Option<LogStep>,
+    /// How far files are absorbed with them.
+    pub marks: Vec<FileChange>,
+    /// By how much counters of the table grow, see [`TableView::counter`]. Names are of `a-z0-9._-`.
+    pub counts: BTreeMap<String, u64>,
     /// The same over all attempts of this commit, never used for another.
     pub commit_id: Uuid,
     /// Table properties to be set along with it.
     pub properties: BTreeMap<String, String>,
+}
+
+impl Commit {
+    /// Rows that came through the log.
+    #[must_use]
+    pub fn of_log(commit_id: Uuid, files: Vec<WrittenFile>, position: Position, expected_next_offset: u64) -> Self {
+        let log = Some(LogStep { position, expected_next_offset });
+        Self { log, ..Self::of_marks(commit_id, files, Vec::new()) }
+    }
+
+    /// Rows that came from files.
+    #[must_use]
+    pub fn of_marks(commit_id: Uuid, files: Vec<WrittenFile>, marks: Vec<FileChange>) -> Self {
+        Self { files, log: None, marks, counts: BTreeMap::new(), commit_id, properties: BTreeMap::new() }
+    }
+}
+
+/// A step of the log's absorbed position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogStep {
+    /// What the table will have absorbed.
+    pub position: Position,
+    /// What it must have absorbed before.
+    pub expected_next_offset: u64,
 }
 
 /// What a commit came to.
@@ -78,16 +106,35 @@ impl Progress {
         !self.in_flight.is_empty()
     }
 
-    /// What is left to be found out by the next call.
-    fn doubt(&self, commit_id: Uuid) -> Doubt {
-        let unknown = self.is_unknown().then(|| InFlight { commit_id, attempts: self.in_flight.clone() });
-        Doubt { refresh: true, unknown }
+    /// What is left to be found out by the next call, along with what others left.
+    fn doubt(&self, commit_id: Uuid, mut before: Doubt) -> Doubt {
+        before.refresh = true;
+        before.unknown.retain(|u| u.commit_id != commit_id);
+        if self.is_unknown() {
+            before.unknown.push(InFlight { commit_id, attempts: self.in_flight.clone() });
+        }
+        before
     }
 }
 
 enum Step {
     Done(CommitOutcome),
     Again,
+}
+
+/// What a state of the table says to a commit.
+enum Look {
+    Done(CommitOutcome),
+    Ready(BaseState),
+    Refused(CommitError),
+    /// It could not be read.
+    Later(String),
+}
+
+/// What of a state the commit builds on.
+pub(super) struct BaseState {
+    pub(super) log: LogState,
+    pub(super) ledger: Ledger,
 }
 
 impl LakeTable {
@@ -99,7 +146,7 @@ impl LakeTable {
         let _turn = self.turn.lock().await;
         let started_us = self.lake.options.clock.monotonic_us();
         self.check_commit(&commit)?;
-        let before = self.doubt().unknown.filter(|u| u.commit_id == commit.commit_id);
+        let before = self.doubt().unknown.into_iter().find(|u| u.commit_id == commit.commit_id);
         let in_flight = before.map(|u| u.attempts).unwrap_or_default();
         let mut progress = Progress { attempts: 0, in_flight, last: String::new() };
         let mut attempt = Attempt::new(self, &commit);
@@ -115,7 +162,7 @@ impl LakeTable {
                     return Ok(outcome);
                 }
                 Ok(Step::Again) if rounds >= limit => {
-                    self.set_doubt(progress.doubt(commit.commit_id));
+                    self.set_doubt(progress.doubt(commit.commit_id, self.doubt()));
                     let (outcome_unknown, Progress { attempts, last, .. }) = (progress.is_unknown(), progress);
                     return Err(CommitError::Unavailable {
                         table: self.name().clone(),
@@ -126,7 +173,7 @@ impl LakeTable {
                 }
                 Ok(Step::Again) => self.wait_before(rounds).await,
                 Err(error) => {
-                    self.set_doubt(progress.doubt(commit.commit_id));
+                    self.set_doubt(progress.doubt(commit.commit_id, self.doubt()));
                     return Err(error);
                 }
             }
@@ -136,18 +183,34 @@ impl LakeTable {
     fn check_commit(&self, commit: &Commit) -> Result<(), CommitError> {
         let invalid = |message: String| CommitError::Invalid { table: self.name().clone(), message };
         let writer = &self.lake.options.writer;
-        if commit.position.log != writer.log || commit.position.partition != writer.partition {
-            return Err(invalid(format!(
-                "its position is of the log {}, partition {}",
-                commit.position.log, commit.position.partition
-            )));
-        }
-        if commit.position.next_offset < commit.expected_next_offset {
-            let (next, expected) = (commit.position.next_offset, commit.expected_next_offset);
-            return Err(invalid(format!("it goes back from offset {expected} to {next}")));
+        if let Some(LogStep { position, expected_next_offset }) = &commit.log {
+            if position.log != writer.log || position.partition != writer.partition {
+                let Position { log, partition, .. } = position;
+                return Err(invalid(format!("its position is of the log {log}, partition {partition}")));
+            }
+            if position.next_offset < *expected_next_offset {
+                let next = position.next_offset;
+                return Err(invalid(format!("it goes back from offset {expected_next_offset} to {next}")));
+            }
         }
         if let Some(key) = commit.properties.keys().find(|k| k.starts_with("lakegate.")) {
             return Err(invalid(format!("the property {key} is the lake's own")));
+        }
+        if let Some(name) = commit.counts.keys().find(|n| !is_counter_name(n)) {
+            return Err(invalid(format!("{name:?} is no counter's name; use a-z, 0-9, '.', '_' and '-'")));
+        }
+        let mut ids = HashSet::new();
+        for FileChange { to, .. } in &commit.marks {
+            let length = match &to.state {
+                FileState::Partial(mark) => mark.len(),
+                FileState::Complete => 0,
+            };
+            if length > MAX_PARTIAL_BYTES || !ids.insert(to.id) {
+                let id = to.id;
+                return Err(invalid(format!(
+                    "the file {id:032x} is marked twice, or its mark has {length} bytes, more than {MAX_PARTIAL_BYTES}"
+                )));
+            }
         }
         Ok(())
     }
@@ -164,43 +227,58 @@ impl LakeTable {
             return Ok(Step::Again);
         }
         let mut base = self.view();
-        if let Some(done) = self.find_done(&base, commit, again, progress) {
-            return Ok(Step::Done(done));
-        }
-        if self.judge(&base, commit).is_err() && !again {
+        let mut look = self.look(&base, commit, progress).await;
+        if matches!(look, Look::Refused(_)) && !again {
             // What is known may be old: another process may have committed.
             if let Err(error) = self.refresh_for().await? {
                 progress.last = error;
                 return Ok(Step::Again);
             }
             base = self.view();
-            if let Some(done) = self.find_done(&base, commit, true, progress) {
-                return Ok(Step::Done(done));
-            }
+            look = self.look(&base, commit, progress).await;
         }
-        let state = self.judge(&base, commit)?;
+        let state = match look {
+            Look::Done(outcome) => return Ok(Step::Done(outcome)),
+            Look::Ready(state) => state,
+            Look::Refused(error @ CommitError::AlreadyAbsorbed { .. }) => {
+                return self.give_up_files(&base, error, progress);
+            }
+            Look::Refused(error) => return Err(error),
+            Look::Later(last) => {
+                progress.last = last;
+                return Ok(Step::Again);
+            }
+        };
         progress.attempts += 1;
-        match self.upload(commit, attempt, &base, &state).await {
+        match self.upload(commit, attempt, &base, state).await {
             Ok(()) => self.swap(commit, attempt, progress).await,
             Err(error) if error.is_retryable() => {
                 progress.last = error.to_string();
                 Ok(Step::Again)
             }
-            Err(LakeError::Contract(message)) => self.give_up_files(&base, message, progress),
+            Err(LakeError::Contract(message)) => {
+                let error = CommitError::StaleFiles { table: self.name().clone(), message };
+                self.give_up_files(&base, error, progress)
+            }
             Err(error) => Err(CommitError::Invalid { table: self.name().clone(), message: error.to_string() }),
         }
     }
 
-    /// The files do not fit the table any more. They may be given up only when no attempt that names them can still
+    /// The files cannot be committed any more. They may be given up only when no attempt that names them can still
     /// come to stand; until then the table is looked at again.
-    fn give_up_files(&self, base: &TableView, message: String, progress: &mut Progress) -> Result<Step, CommitError> {
+    fn give_up_files(
+        &self,
+        base: &TableView,
+        error: CommitError,
+        progress: &mut Progress,
+    ) -> Result<Step, CommitError> {
         let may_stand =
             |requirements: &Vec<TableRequirement>| requirements.iter().all(|r| r.check(Some(base.metadata())).is_ok());
         if progress.in_flight.iter().any(may_stand) {
-            progress.last = message;
+            progress.last = error.to_string();
             return Ok(Step::Again);
         }
-        Err(CommitError::StaleFiles { table: self.name().clone(), message })
+        Err(error)
     }
 
     async fn upload(
@@ -208,7 +286,7 @@ impl LakeTable {
         commit: &Commit,
         attempt: &mut Attempt,
         base: &TableView,
-        state: &LogState,
+        state: BaseState,
     ) -> Result<(), LakeError> {
         self.failpoint("lake.commit.before")?;
         attempt.prepare(self, commit, base, state).await?;
@@ -238,7 +316,10 @@ impl LakeTable {
         match error {
             CatalogError::Unknown(_) => {
                 metrics::counter!("lakegate_lake_unknown_outcomes_total").increment(1);
-                progress.in_flight.push(attempt.value().0);
+                let requirements = attempt.value().0;
+                if !progress.in_flight.contains(&requirements) {
+                    progress.in_flight.push(requirements);
+                }
                 attempt.keep_files();
             }
             CatalogError::Conflict(_) => metrics::counter!("lakegate_lake_conflicts_total").increment(1),
@@ -260,6 +341,7 @@ impl LakeTable {
         let snapshot_id = snapshot_id_of(commit.commit_id);
         let sequence_number = attempt.sequence_number();
         self.retire(attempt.take_retired(), &loaded.metadata);
+        attempt.take_ledger().iter().for_each(|next| self.keep_next_ledger(next));
         if let Err(error) = self.adopt(loaded, Some(attempt.take_manifests())) {
             // The commit stands. Whoever asks for the newest state is told what is wrong with it.
             tracing::error!(table = %self.name(), %error, "the committed state cannot be read");
@@ -281,17 +363,41 @@ impl LakeTable {
         CommitError::TableReplaced { table: self.name().clone(), expected: self.uuid, found }
     }
 
+    /// Whether this state has the commit already, and if not, whether the commit may follow it.
+    async fn look(&self, base: &TableView, commit: &Commit, progress: &Progress) -> Look {
+        let ledger = match self.ledger_for(base, commit).await {
+            Ok(ledger) => ledger,
+            Err(error) if error.is_retryable() => return Look::Later(error.to_string()),
+            Err(error) => {
+                return Look::Refused(CommitError::Invalid { table: self.name().clone(), message: error.to_string() });
+            }
+        };
+        if let Some(done) = self.find_done(base, &ledger, commit, progress) {
+            return Look::Done(done);
+        }
+        let judged = self.judge(base, commit).and_then(|log| self.judge_marks(&ledger, commit).map(|()| log));
+        match judged {
+            Ok(log) => Look::Ready(BaseState { log, ledger }),
+            Err(error) => Look::Refused(error),
+        }
+    }
+
+    async fn ledger_for(&self, base: &TableView, commit: &Commit) -> Result<Ledger, LakeError> {
+        if commit.marks.is_empty() { Ok(Ledger::default()) } else { self.ledger_of(base).await }
+    }
+
     /// The commit, if the table has it already.
     fn find_done(
         &self,
         base: &TableView,
+        ledger: &Ledger,
         commit: &Commit,
-        thorough: bool,
         progress: &Progress,
     ) -> Option<CommitOutcome> {
         let keys = LogKeys::new(&self.lake.options.writer);
         let by_property = base.properties().get(&keys.commit).is_some_and(|id| *id == commit.commit_id.to_string());
-        let is_done = by_property || (thorough && base.has_commit(commit.commit_id));
+        let is_done =
+            by_property || ledger.has_done(&commit.marks, commit.commit_id) || base.has_commit(commit.commit_id);
         if !is_done {
             return None;
         }
@@ -325,17 +431,20 @@ impl LakeTable {
                 return Err(CommitError::Fenced { table, log, epoch, instance, found_epoch, found_instance });
             }
         }
-        let lost = state.absorbed.is_none() && (state.epoch.is_some() || base.has_snapshot_of(&keys));
-        if lost || state.absorbed.unwrap_or(0) != commit.expected_next_offset {
+        let Some(LogStep { expected_next_offset: expected, .. }) = commit.log else { return Ok(state) };
+        let lost = state.absorbed.is_none() && (state.epoch.is_some() || base.has_snapshot_with(&keys.wal));
+        if lost || state.absorbed.unwrap_or(0) != expected {
             let found = if lost { None } else { Some(state.absorbed.unwrap_or(0)) };
-            return Err(CommitError::PositionMismatch {
-                table,
-                log: writer.log,
-                expected: commit.expected_next_offset,
-                found,
-            });
+            return Err(CommitError::PositionMismatch { table, log: writer.log, expected, found });
         }
         Ok(state)
+    }
+
+    /// Whether the files that the rows came from are as far as the commit believes.
+    fn judge_marks(&self, ledger: &Ledger, commit: &Commit) -> Result<(), CommitError> {
+        let Some(change) = ledger.misfit(&commit.marks) else { return Ok(()) };
+        let found = ledger.get(change.to.id).map(|e| Box::new(e.mark.clone()));
+        Err(CommitError::AlreadyAbsorbed { table: self.name().clone(), file: change.to.id, found })
     }
 
     /// Waits longer each time, by a random part, so that rivals do not meet again.
@@ -344,6 +453,11 @@ impl LakeTable {
         let us = ceiling_us / 2 + self.lake.options.random.next_u64() % (ceiling_us / 2 + 1);
         self.lake.options.pause.pause(Duration::from_micros(us)).await;
     }
+}
+
+fn is_counter_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= 200 && name.bytes().all(plain)
 }
 
 /// A commit's snapshot id: both halves of its id mixed, never negative. The multiplier (2^64 divided by the golden ratio)

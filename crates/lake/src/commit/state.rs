@@ -6,6 +6,7 @@
 //! | `lakegate.epoch.<log>` | `<epoch>:<instance>` of the last writer |
 //! | `lakegate.rows.<log>` | rows committed so far |
 //! | `lakegate.commit.<log>` | the id of the last commit |
+//! | `lakegate.count.<name>` | a counter; of no log |
 //!
 //! `<log>` is the log's id; for a partition other than 0, `.<partition>` follows. The keys stay the same for ever.
 
@@ -14,6 +15,9 @@ use std::collections::HashMap;
 use lakegate_model::LogId;
 
 use crate::options::Writer;
+
+/// What counters' properties begin with.
+pub(crate) const COUNTERS: &str = "lakegate.count.";
 
 /// The properties' names for one log and partition.
 pub(crate) struct LogKeys {

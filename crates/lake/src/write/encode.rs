@@ -235,30 +235,49 @@ fn describe(
         .partition_spec_id(plan.spec.spec_id())
         .record_count(u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default())
         .file_size_in_bytes(bytes)
-        .column_sizes(columns.sizes)
-        .value_counts(columns.values)
-        .null_value_counts(columns.nulls)
         .nan_value_counts(nans)
-        .lower_bounds(columns.lower.finish())
-        .upper_bounds(columns.upper.finish())
         .split_offsets(Some(offsets.filter_map(|o| i64::try_from(o).ok()).collect()));
+    columns.describe(&mut builder);
     if let Some(id) = plan.sort_order_id {
         builder.sort_order_id(id);
     }
     builder.build().map_err(LakeError::invalid)
 }
 
+/// What a footer says of each column.
 #[derive(Default)]
-struct ColumnFacts {
+pub(crate) struct ColumnFacts {
     sizes: HashMap<i32, u64>,
     values: HashMap<i32, u64>,
     nulls: HashMap<i32, u64>,
     lower: Bounds,
     upper: Bounds,
+    uncounted: HashSet<i32>,
 }
 
 impl ColumnFacts {
-    fn add(
+    /// A column chunk without bounds: the column has none.
+    pub(crate) fn leave_unbounded(&mut self, id: i32) {
+        self.lower.unbounded.insert(id);
+        self.upper.unbounded.insert(id);
+    }
+
+    /// A column chunk whose nulls are not counted: the column's are not.
+    pub(crate) fn leave_uncounted(&mut self, id: i32) {
+        self.uncounted.insert(id);
+    }
+
+    pub(crate) fn describe(mut self, builder: &mut DataFileBuilder) {
+        self.nulls.retain(|id, _| !self.uncounted.contains(id));
+        builder
+            .column_sizes(self.sizes)
+            .value_counts(self.values)
+            .null_value_counts(self.nulls)
+            .lower_bounds(self.lower.finish())
+            .upper_bounds(self.upper.finish());
+    }
+
+    pub(crate) fn add(
         &mut self,
         id: i32,
         primitive: Option<PrimitiveType>,
@@ -315,7 +334,7 @@ impl Bounds {
 }
 
 /// A bound as Iceberg keeps it. Parquet keeps small decimals as little-endian integers, Iceberg all as big-endian bytes.
-fn bound(primitive: &PrimitiveType, statistics: &Statistics, bytes: Option<&[u8]>) -> Option<Datum> {
+pub(crate) fn bound(primitive: &PrimitiveType, statistics: &Statistics, bytes: Option<&[u8]>) -> Option<Datum> {
     let bytes = bytes?;
     if let (PrimitiveType::Decimal { .. }, Statistics::Int32(_) | Statistics::Int64(_)) = (primitive, statistics) {
         let reversed: Vec<u8> = bytes.iter().rev().copied().collect();

@@ -23,7 +23,7 @@ use crate::warehouse::{Finished, Sink, Warehouse};
 
 pub(crate) use align::{arrow_schema_of, conform};
 pub(crate) use arrange::SortKey;
-pub(crate) use encode::{partition_path, writer_properties};
+pub(crate) use encode::{ColumnFacts, bound, partition_path, writer_properties};
 
 /// One durable data file that no commit names yet.
 #[derive(Debug, Clone)]
@@ -33,6 +33,10 @@ pub struct WrittenFile {
     /// The schema that the file's field ids are of.
     pub(crate) schema: SchemaRef,
     pub(crate) table_uuid: uuid::Uuid,
+    /// It has no field ids: the table needs a name mapping.
+    pub(crate) mapped: bool,
+    /// It lay there before and is not ours to remove.
+    pub(crate) referenced: bool,
 }
 
 impl WrittenFile {
@@ -131,6 +135,13 @@ pub(crate) fn written(plan: &WritePlan, table_uuid: uuid::Uuid, data_files: Vec<
     let (spec_id, schema) = (plan.spec.spec_id(), Arc::clone(&plan.schema));
     data_files
         .into_iter()
-        .map(|data_file| WrittenFile { data_file, spec_id, schema: Arc::clone(&schema), table_uuid })
+        .map(|data_file| WrittenFile {
+            data_file,
+            spec_id,
+            schema: Arc::clone(&schema),
+            table_uuid,
+            mapped: false,
+            referenced: false,
+        })
         .collect()
 }

@@ -1,6 +1,5 @@
 //! The same against the real lake, its Parquet files and its commits.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use lakegate_env::{ManualClock, SeededRandom};
@@ -109,13 +108,9 @@ impl RealHouse {
         let part = memtable.lock().freeze(next_offset).unwrap().unwrap();
         let files = self.table.write(part.batches().unwrap()).await.unwrap();
         let expected_next_offset = self.table.view().absorbed_next_offset(LOG);
-        let commit = Commit {
-            files,
-            position: Position { log: LOG, partition: 0, next_offset: part.next_offset },
-            expected_next_offset,
-            commit_id: Uuid::from_u128(u128::from(part.next_offset)),
-            properties: BTreeMap::new(),
-        };
+        let position = Position { log: LOG, partition: 0, next_offset: part.next_offset };
+        let commit_id = Uuid::from_u128(u128::from(part.next_offset));
+        let commit = Commit::of_log(commit_id, files, position, expected_next_offset);
         self.table.commit(commit).await.unwrap();
         memtable.drop_absorbed(part.next_offset);
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::network::Network;
 use super::problem::Problem;
 use super::settings::{AuthMode, Settings};
 use super::units::{Period, Size};
@@ -15,6 +16,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_periods(settings, &mut problems);
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
+    check_browsers(settings, &mut problems);
     check_later(settings, &mut problems);
     for (name, stream) in &settings.streams {
         problems.extend(stream.check(name));
@@ -74,6 +76,23 @@ fn check_listeners(settings: &Settings, problems: &mut Vec<Problem>) {
     }
     if settings.node.data_dir.is_empty() {
         problems.push(Problem::new("node.data_dir", "is empty; write a folder, such as \"./data\""));
+    }
+}
+
+fn check_browsers(settings: &Settings, problems: &mut Vec<Problem>) {
+    let http = &settings.limits.http;
+    for (i, origin) in http.origins.iter().enumerate() {
+        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        if authority.is_none_or(|authority| authority.is_empty() || authority.contains(['/', '*', ' '])) {
+            let message = format!("{origin:?} is not an origin; write \"https://shop.example\", without a path");
+            problems.push(Problem::new(format!("limits.http.origins[{i}]"), message));
+        }
+    }
+    for (i, proxy) in http.trusted_proxies.iter().enumerate() {
+        if Network::parse(proxy).is_none() {
+            let message = format!("{proxy:?} is not an address or network; write \"10.0.0.7\" or \"10.0.0.0/8\"");
+            problems.push(Problem::new(format!("limits.http.trusted_proxies[{i}]"), message));
+        }
     }
 }
 

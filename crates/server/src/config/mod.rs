@@ -6,6 +6,7 @@
 mod check;
 mod imports;
 mod layers;
+mod network;
 mod notation;
 mod problem;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use lakegate_model::{Contract, StreamName};
 use serde_json::Value;
 
 pub(crate) use check::is_loopback;
+pub(crate) use network::Network;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use schema::{schema, schema_text, sorted};
 pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Settings, Telemetry};

@@ -406,6 +406,10 @@ pub(crate) struct HttpLimits {
     /// Names under which browsers may reach this server, besides `localhost` and the bound address: a request with
     /// another `Host` is refused, so that a web page cannot reach it by a name of its own.
     pub(crate) hosts: Vec<String>,
+    /// Origins whose pages may use this server from a browser, such as `https://shop.example`. None by default.
+    pub(crate) origins: Vec<String>,
+    /// Addresses or networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Vec<String>,
 }
 
 impl Default for HttpLimits {
@@ -416,6 +420,8 @@ impl Default for HttpLimits {
             header_timeout: Period::from_secs(10),
             request_timeout: Period::from_secs(60),
             hosts: Vec::new(),
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::front::{Connected, Front};
 
 /// The most requests of one HTTP/2 connection at once.
 const STREAMS_PER_CONNECTION: u32 = 128;
@@ -33,7 +33,7 @@ pub(crate) struct ConnectionLimits {
 /// are open.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: Arc<Front>,
     limits: ConnectionLimits,
     open: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
                 let connection = Connection {
                     stream,
                     http: http.clone(),
-                    router: router.clone(),
+                    front: front.clone(),
                     header_timeout: limits.header_timeout,
                 };
                 let counted = Counted::new(open.clone(), permit);
@@ -117,7 +117,7 @@ impl Drop for Counted {
 struct Connection {
     stream: TcpStream,
     http: auto::Builder<TokioExecutor>,
-    router: Router,
+    front: Arc<Front>,
     header_timeout: Duration,
 }
 
@@ -132,8 +132,9 @@ impl Connection {
         if silent {
             return;
         }
+        let peer = self.stream.peer_addr().ok().map(|address| address.ip());
         let io = TokioIo::new(self.stream);
-        let connection = self.http.serve_connection_with_upgrades(io, TowerToHyperService::new(self.router));
+        let connection = self.http.serve_connection_with_upgrades(io, Connected { front: self.front, peer });
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

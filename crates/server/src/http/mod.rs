@@ -6,6 +6,7 @@
 mod audit;
 mod feeds;
 mod flush;
+mod front;
 mod health;
 mod iceberg_catalog;
 mod imports;
@@ -40,6 +41,7 @@ use crate::cli::VERSION;
 use crate::config::{Config, is_loopback};
 use request::KnownHosts;
 
+pub(crate) use front::{Front, RequestIds};
 pub(crate) use listener::{ConnectionLimits, serve};
 
 /// Why records may not be sent here at the moment, if so.
@@ -82,11 +84,7 @@ impl App {
 pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Router {
     let limits = &app.config.settings.limits;
     let body_bytes_max = limits.http.body_bytes_max.as_usize();
-    let bind = app.config.settings.ingestion.bind.as_str();
-    let hosts = KnownHosts {
-        checked: is_loopback(bind) || !limits.http.hosts.is_empty(),
-        names: Arc::from(limits.http.hosts.clone()),
-    };
+    let hosts = known_hosts(&app.config);
     let time_limit = limits.http.request_timeout.get();
     let mut quick = Router::new()
         .route("/", get(index))
@@ -124,6 +122,16 @@ fn import_routes() -> Router<Arc<App>> {
         .route("/api/jobs/{id}", get(imports::job).delete(imports::cancel))
 }
 
+/// Under which names, and from which pages, this server may be used.
+pub(crate) fn known_hosts(config: &Config) -> KnownHosts {
+    let http = &config.settings.limits.http;
+    KnownHosts {
+        checked: is_loopback(&config.settings.ingestion.bind) || !http.hosts.is_empty(),
+        names: Arc::from(http.hosts.clone()),
+        origins: Arc::from(http.origins.clone()),
+    }
+}
+
 /// What every request passes, outermost last.
 fn wrap(router: Router, hosts: KnownHosts, body_bytes_max: usize) -> Router {
     router
@@ -153,6 +161,10 @@ async fn index() -> Json<Value> {
             "PUT /api/ingest/upload/{stream}": "imports the body",
             "GET /api/jobs": "the imports; DELETE /api/jobs/{id} ends one",
             "GET /api/ingest/watches": "the watched places; DELETE /api/ingest/watches/{id} ends one",
+            "POST /events": "one cart event",
+            "POST /events/batch": "{\"events\": […], \"options\": {\"maxSize\", \"failOnError\"}}; /batch is the same",
+            "POST /api/ingest/event": "a document, a list of them, or NDJSON",
+            "POST /api/ingest/streams/{stream}": "JSON for any stream: an object, a list of them, or NDJSON",
             "/iceberg/v1/config": "the Iceberg REST catalog",
         }
     }))

@@ -60,7 +60,8 @@ impl Problem {
         Value::Object(members).to_string()
     }
 
-    fn response(self, correlation: Option<&str>) -> Response {
+    /// Written out.
+    pub(crate) fn response(self, correlation: Option<&str>) -> Response {
         let mut response = (self.status, self.body(correlation)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
@@ -33,14 +33,21 @@ impl CorrelationId {
 
     /// The client's own id, else that of its trace, else a new one.
     fn of(headers: &HeaderMap) -> Self {
+        Self::given(headers).unwrap_or_else(|| Self::made(Uuid::now_v7().to_string()))
+    }
+
+    /// An id of our own making.
+    pub(crate) fn made(id: String) -> Self {
+        Self(Arc::from(id))
+    }
+
+    /// The client's own id, else that of its trace.
+    pub(crate) fn given(headers: &HeaderMap) -> Option<Self> {
         let own = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).filter(|id| is_usable(id));
         let trace = || {
             headers.get("traceparent")?.to_str().ok()?.split('-').nth(1).filter(|id| id.len() == 32 && is_usable(id))
         };
-        match own.or_else(trace) {
-            Some(id) => Self(Arc::from(id)),
-            None => Self(Arc::from(Uuid::now_v7().to_string())),
-        }
+        own.or_else(trace).map(|id| Self(Arc::from(id)))
     }
 }
 
@@ -111,6 +118,8 @@ pub(crate) struct KnownHosts {
     pub(crate) checked: bool,
     /// The names, besides `localhost` and addresses.
     pub(crate) names: Arc<[String]>,
+    /// Origins whose pages may use this server.
+    pub(crate) origins: Arc<[String]>,
 }
 
 impl KnownHosts {
@@ -124,27 +133,40 @@ impl KnownHosts {
         let local = host == "localhost" || host.parse::<IpAddr>().is_ok();
         local || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
     }
+
+    /// Whether pages of this origin were given permission.
+    pub(crate) fn permits(&self, origin: &HeaderValue) -> bool {
+        self.origins.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+    }
+
+    /// Why a request is refused that a web page sends under a name of its own (DNS rebinding), or to us from elsewhere.
+    /// Where names are not looked at, a page may still bring records only to the host that it came from.
+    pub(crate) fn refusal(&self, uri: &Uri, headers: &HeaderMap, brings_records: bool) -> Option<Problem> {
+        let host = || headers.get(HOST).and_then(|v| v.to_str().ok());
+        if self.checked {
+            let authority = uri.authority().map(|a| a.as_str()).or_else(host).unwrap_or_default();
+            if !self.knows(authority) {
+                let detail = "this server is not reached by this host name; use localhost or an address, or add the name to limits.http.hosts";
+                return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", detail));
+            }
+        }
+        let origin = headers.get(ORIGIN).filter(|_| self.checked || brings_records)?;
+        let page = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, authority)| authority);
+        let known = |page: &str| if self.checked { self.knows(page) } else { host() == Some(page) };
+        if self.permits(origin) || page.is_some_and(known) {
+            return None;
+        }
+        let detail = "pages of other origins may not use this server; add the page's origin to limits.http.origins if it is yours";
+        Some(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail))
+    }
 }
 
-/// Middleware: refuses requests that a web page sends under a name of its own (DNS rebinding), or to us from elsewhere.
+/// Middleware: [`KnownHosts::refusal`].
 pub(crate) async fn check_host(State(known): State<KnownHosts>, request: Request, next: Next) -> Response {
-    if !known.checked {
-        return next.run(request).await;
+    match known.refusal(request.uri(), request.headers(), false) {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
     }
-    let header = request.headers().get(HOST).and_then(|v| v.to_str().ok());
-    let authority = request.uri().authority().map(|a| a.as_str()).or(header).unwrap_or_default();
-    if !known.knows(authority) {
-        let detail = "this server is not reached by this host name; use localhost or an address, or add the name to limits.http.hosts";
-        return Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", detail).into_response();
-    }
-    if let Some(origin) = request.headers().get(ORIGIN) {
-        let host = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, authority)| authority);
-        if !host.is_some_and(|authority| known.knows(authority)) {
-            let detail = "pages of other origins may not use this server; add the page's host to limits.http.hosts if it is yours";
-            return Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail).into_response();
-        }
-    }
-    next.run(request).await
 }
 
 /// Middleware: ends a request that takes too long.

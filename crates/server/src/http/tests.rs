@@ -18,7 +18,7 @@ fn routed(names: &[&str]) -> Router {
             }),
         );
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-    wrap(router, KnownHosts { checked: true, names: Arc::from(names) }, 16)
+    wrap(router, KnownHosts { checked: true, names: Arc::from(names), origins: Arc::default() }, 16)
 }
 
 async fn ask(router: Router, request: Request<Body>) -> (StatusCode, axum::http::HeaderMap, Value) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lakegate_ingest::Gate;
 use lakegate_log::{Log, LogHealth};
 use lakegate_sources::grpc::{GrpcLimits, GrpcOptions};
+use lakegate_sources::rest::{Rest, RestLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::open::{Opened, open};
 use super::{ServeError, imports, queries, upkeep};
 use crate::cli::VERSION;
-use crate::config::Config;
-use crate::http::{self, App, ConnectionLimits, Readiness};
+use crate::config::{Config, Network};
+use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
 use crate::telemetry;
 
 /// Time between "not ready" and "takes no more", so that a balancer that asks every second stops sending in between.
@@ -101,7 +102,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         config: config.clone(),
     });
     let stop = CancellationToken::new();
-    let mut parts = Parts::start(&app, catalog, listeners, &stop);
+    let mut parts = Parts::start(&app, catalog, listeners, &stop)?;
     banner(&config, grpc_address, http_address, started);
 
     let broken = tokio::select! {
@@ -138,7 +139,7 @@ impl Parts {
         catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>,
         listeners: Listeners,
         stop: &CancellationToken,
-    ) -> Self {
+    ) -> Result<Self, ServeError> {
         let settings = &app.config.settings;
         let flushing: Gate = app.gate.clone();
         let grpc = GrpcOptions {
@@ -157,14 +158,14 @@ impl Parts {
             connections: usize::try_from(settings.limits.http.connections).unwrap_or(usize::MAX),
             header_timeout: settings.limits.http.header_timeout.get(),
         };
-        let router = http::router(app.clone(), catalog);
-        Self {
+        let front = front(app, catalog)?;
+        Ok(Self {
             flushing: tokio::spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
-            http: tokio::spawn(http::serve(listeners.http, router, limits, app.open_connections.clone(), stop.clone())),
+            http: tokio::spawn(http::serve(listeners.http, front, limits, app.open_connections.clone(), stop.clone())),
             upkeep: tokio::spawn(upkeep::run(app.metrics.clone())),
             progress: app.log.subscribe(),
-        }
+        })
     }
 
     /// Waits for a part to end that should not, and says which and why.
@@ -178,6 +179,29 @@ impl Parts {
             how = &mut self.upkeep => ended("upkeep", &how),
         }
     }
+}
+
+/// What connections' requests meet first.
+fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -> Result<Arc<Front>, ServeError> {
+    let settings = &app.config.settings;
+    let http = &settings.limits.http;
+    let limits = RestLimits {
+        body_bytes_max: http.body_bytes_max.as_usize(),
+        line_bytes_max: settings.ingestion.payload_bytes_max.as_usize(),
+        receive_budget_bytes: settings.ingestion.memory_budget.as_usize() / 2,
+        body_grace: http.header_timeout.get(),
+        answer_timeout: http.request_timeout.get(),
+        ..RestLimits::default()
+    };
+    let rest = Rest::new(app.gate.clone(), limits).map_err(|error| ServeError::Broken(error.to_string()))?;
+    Ok(Arc::new(Front {
+        router: http::router(app.clone(), catalog),
+        rest: Arc::new(rest),
+        hosts: http::known_hosts(&app.config),
+        proxies: http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
+        traced: !settings.telemetry.otlp_endpoint.is_empty(),
+        ids: RequestIds::new(lakegate_env::Random::next_u64(&lakegate_env::SystemRandom)),
+    }))
 }
 
 /// Waits until the log says that nothing more becomes durable: a failed sync is final (durability, promise 2).

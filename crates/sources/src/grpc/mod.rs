@@ -12,7 +12,6 @@ mod calls;
 mod compression;
 mod connection;
 mod error;
-mod intake;
 mod message;
 mod observe;
 mod options;
@@ -36,6 +35,8 @@ pub mod proto;
 
 #[cfg(test)]
 mod tests;
+
+use crate::intake;
 
 pub use options::{GrpcLimits, GrpcOptions};
 pub use server::{ServeError, serve};

@@ -8,7 +8,7 @@ use super::{CatalogError, EmbeddedCatalog};
 use crate::manifests::{load_manifest, load_manifest_list};
 
 impl EmbeddedCatalog {
-    /// Data, manifests, lists and metadata files of the table, those outside the warehouse left out. A manifest that
+    /// Data, manifests, lists, metadata files and ledger of the table, those outside the warehouse left out. A manifest that
     /// cannot be read is left, with what it names: better a forgotten file than a wrong one removed.
     pub(super) async fn files_of(&self, table: &TableIdent) -> Result<Vec<String>, CatalogError> {
         let Some(loaded) = self.load_if_there(table).await? else {
@@ -16,6 +16,7 @@ impl EmbeddedCatalog {
         };
         let mut files = BTreeSet::from([loaded.metadata_location]);
         files.extend(loaded.metadata.metadata_log().iter().map(|log| log.metadata_file.clone()));
+        files.extend(loaded.metadata.properties().get(crate::ledger::LEDGER).cloned());
         let mut manifests = BTreeSet::new();
         for snapshot in loaded.metadata.snapshots() {
             let Ok(list) = load_manifest_list(self.warehouse(), &loaded.metadata, snapshot).await else { continue };

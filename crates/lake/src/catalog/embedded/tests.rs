@@ -197,7 +197,7 @@ async fn eight_writers_at_once_lose_no_commit_and_old_metadata_files_go() {
             for at in 0..25_u64 {
                 let first = i64::try_from(n * 1000 + at).unwrap();
                 let mut commit = commit_of(table.write(vec![rows(first, 1)]).await.unwrap(), at, at + 1);
-                commit.position.log = log;
+                commit.log.as_mut().unwrap().position.log = log;
                 commit.commit_id = Uuid::from_u128(u128::from(n + 1) << 32 | u128::from(at));
                 table.commit(commit).await.unwrap();
             }

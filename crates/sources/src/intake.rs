@@ -1,10 +1,10 @@
-//! What this room needs of the gate. Tests of the protocol bring their own.
+//! What this room needs of the gate. Tests of the protocols bring their own.
 
 use lakegate_ingest::{ComponentHealth, Gate, GateStatus, Submission, SubmissionOutcome, SubmitError};
 use lakegate_model::{StreamName, TenantId};
 
 /// Where requests go.
-pub(crate) trait Intake: Clone + Send + Sync + 'static {
+pub trait Intake: Clone + Send + Sync + 'static {
     /// Takes one request; `Ok` once it is durable.
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<SubmissionOutcome, SubmitError>> + Send;
     /// Figures of the streams that are asked for.
