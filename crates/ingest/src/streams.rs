@@ -14,6 +14,7 @@ use crate::contracts::{ContractStore, ContractStoreError};
 use crate::dead_letters;
 use crate::duplicates::{Window, Windows};
 use crate::flush::TableUnit;
+use crate::import::claims::Claims;
 use crate::rate::Rate;
 use crate::shape::Shaper;
 
@@ -33,6 +34,8 @@ pub(crate) struct Stream {
     pub(crate) rate: Rate,
     /// The keys that were seen, where the contract has an event key.
     pub(crate) window: Option<Arc<Window>>,
+    /// The keys of rows of files that are on their way into the table.
+    pub(crate) claims: Claims,
     /// Records that this process accepted.
     pub(crate) accepted: AtomicU64,
 }
@@ -169,7 +172,8 @@ impl Streams {
         };
         let unit = self.units.lock().entry(table.clone()).or_insert_with(make_unit).clone();
         let window = self.window_of(&key, fingerprint, &shaper.contract);
-        Ok(Stream { key, shaper, fingerprint, unit, rate: Rate::default(), window, accepted: AtomicU64::new(0) })
+        let (rate, claims, accepted) = (Rate::default(), Claims::default(), AtomicU64::new(0));
+        Ok(Stream { key, shaper, fingerprint, unit, rate, window, claims, accepted })
     }
 
     fn window_of(&self, key: &StreamKey, fingerprint: u64, contract: &Contract) -> Option<Arc<Window>> {
