@@ -21,7 +21,7 @@ use crate::duplicates::Windows;
 use crate::flush::TableUnit;
 use crate::follow::Holds;
 use crate::frame::FrameError;
-use crate::import;
+use crate::import::{self, OwnContracts};
 use crate::keys::{BlockFiles, KeyEntry};
 use crate::remember::{DuplicateSettings, open_answers, open_keys};
 use crate::replay::Replayed;
@@ -200,7 +200,9 @@ impl Gate {
         }
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
-        let streams = Streams::new(&streams, undeclared, most, &contracts, memtables.clone(), windows);
+        let own = OwnContracts::open(&disk, &settings.data_dir.join("contracts/own"), &contracts);
+        let own = own.map_err(GateOpenError::Contract)?;
+        let streams = Streams::new(&streams, undeclared, most, &contracts, own, memtables.clone(), windows);
         let streams = streams.map_err(GateOpenError::Contract)?;
         let spills = Spills::open(disk.clone(), settings.data_dir.join("spill"));
         let spills = spills.map_err(|error| GateOpenError::Spill(error.to_string()))?;
@@ -243,6 +245,12 @@ impl Gate {
     pub async fn run(&self) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let gate = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = gate.load_imported().await {
+                tracing::warn!(%error, "what files brought to the tables is not counted yet");
+            }
+        });
         let mut next_second_us = 0;
         let mut next_maintain_us = MAINTAIN_EVERY_US;
         while !self.inner.is_closed.load(Ordering::Acquire) {

@@ -55,6 +55,6 @@ pub use contracts::ContractStoreError;
 pub use follow::{Delivery, FollowError, FollowFrom, Follower, StreamRows};
 pub use frame::FrameError;
 pub use gate::{Gate, GateOpenError, GateOptions, GateSettings};
-pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, PieceCounts};
+pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, OwnColumns, PieceCounts};
 pub use remember::DuplicateSettings;
 pub use replay::Replayed;

@@ -18,7 +18,7 @@ use lakegate_env::{FailAction, ManualClock, MemDisk, SeededRandom, arm_failpoint
 use lakegate_formats::{BadRow, Mark, Piece, Rows};
 use lakegate_ingest::{
     Begun, Client, DuplicateSettings, Gate, GateOptions, GateSettings, Import, ImportError, ImportSummary,
-    ImportTarget, Payloads, Source, StreamDeclaration, Submission, SubmitError, Wire,
+    ImportTarget, OwnColumns, Payloads, Source, StreamDeclaration, Submission, SubmitError, Wire,
 };
 use lakegate_lake::testing::{ClockPause, Fault, FaultyCatalog, MemoryCatalog};
 use lakegate_lake::{Compression, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
@@ -136,6 +136,7 @@ fn target(stream: &str) -> ImportTarget {
         tenant: tenant(),
         stream: StreamName::new(stream).unwrap(),
         event_type: None,
+        columns: None,
         file: FILE,
         uri: "file:///in/rows.parquet".to_owned(),
         again: false,
@@ -447,6 +448,33 @@ async fn a_file_of_other_columns_is_refused_and_says_what_is_there_and_what_was_
     let error = import.take(Piece { rows, ..piece(0, 1) }).await.unwrap_err();
     assert!(matches!(&error, ImportError::Mismatch(text) if text.contains("\"id\"") && text.contains("[\"name\"]")));
     assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_declared_takes_its_first_files_columns_and_keeps_them() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new();
+    let process = world.start().await;
+    let Rows::Columns(batch) = piece(0, 10).rows else { unreachable!() };
+    let own = ImportTarget { columns: Some(OwnColumns::Schema(batch.schema())), ..target("fresh") };
+    let mut first = begin(&process, own.clone()).await.unwrap();
+    first.take(piece(0, 10)).await.unwrap();
+    first.finish().await.unwrap();
+    assert_eq!(column(&process, "fresh", "id").await, ids(0..10));
+    let name = TableName::new("acme", "fresh").unwrap();
+    let table = process.lake.find_table(&name).await.unwrap().unwrap();
+    let fields: Vec<String> = table.view().schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(fields, ["id", "n"]);
+    world.lose_power(process);
+    let process = world.start().await;
+    assert_eq!(send(&process, "fresh", &[record(10)]).await, Ok((1, 0)), "records go into the same columns");
+    process.gate.flush_all().await;
+    let second = ImportTarget { file: 2, ..own };
+    let mut second = begin(&process, second).await.unwrap();
+    second.take(piece(20, 30)).await.unwrap();
+    second.finish().await.unwrap();
+    let expected: Vec<String> = ids(0..11).into_iter().chain(ids(20..30)).collect();
+    assert_eq!(column(&process, "fresh", "id").await, expected);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use lakegate_access::Principal;
 use lakegate_model::{StreamName, TenantId};
 
 use super::Import;
+use super::own_columns::OwnColumns;
 use super::write::WriteError;
 
 /// A file and where its rows are to go.
@@ -19,6 +20,8 @@ pub struct ImportTarget {
     pub stream: StreamName,
     /// The events' type, where the rows do not say.
     pub event_type: Option<String>,
+    /// What the file says of its columns before its first row; they become the columns of a stream that nobody declared.
+    pub columns: Option<OwnColumns>,
     /// The file's identity: another after it was changed.
     pub file: u128,
     /// Its name, for people.

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakegate_env::hit_failpoint;
-use lakegate_lake::{Commit, CommitError, FileChange, FileMark, FileState, LakeTable, TableView, WrittenFile};
+use lakegate_lake::{
+    Commit, CommitError, FileChange, FileMark, FileState, LakeError, LakeTable, TableView, WrittenFile,
+};
 use lakegate_model::{LogId, StreamKey, StreamName, Tally, TenantId};
 use uuid::Uuid;
 
 use super::claim_files::{self, ClaimHead};
 use super::{Import, ImportError};
 use crate::duplicates::stream_hash;
-use crate::gate::Inner;
+use crate::gate::{Gate, Inner};
 use crate::keys::KeyEntry;
 use crate::streams::Stream;
 
@@ -282,8 +284,37 @@ pub(crate) fn imported(view: &TableView, log: LogId) -> BTreeMap<StreamKey, Tall
 
 impl Inner {
     /// Takes in what a table says of imported rows.
-    pub(crate) fn note_imported(&self, view: &Arc<TableView>) {
+    pub(crate) fn note_imported(&self, view: &TableView) {
         let found = imported(view, self.log.id());
+        if found.is_empty() {
+            return;
+        }
+        for key in found.keys() {
+            // So that a stream shows that has had nothing but files since the start.
+            let _ = self.streams.resolve(key.tenant.as_str(), key.stream.as_str());
+        }
         self.imported.lock().extend(found);
+    }
+}
+
+impl Gate {
+    /// Asks all tables what files brought to them, so that [`Gate::balance`] and [`Gate::status`] have it. A table that
+    /// cannot be read now is left out.
+    ///
+    /// # Errors
+    /// The catalog could not be asked.
+    pub async fn load_imported(&self) -> Result<(), LakeError> {
+        for name in self.inner.lake.list_tables().await? {
+            if let Ok(Some(table)) = self.inner.lake.find_table(&name).await {
+                self.inner.note_imported(&table.view());
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that files brought to a table and that this process's log stands for.
+    #[must_use]
+    pub fn imported_rows(&self, view: &TableView) -> u64 {
+        imported(view, self.inner.log.id()).values().map(|tally| tally.accepted).sum()
     }
 }

@@ -18,6 +18,7 @@ mod conform;
 mod documents;
 mod keys;
 mod letters;
+mod own_columns;
 mod write;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use bytes::Bytes;
 use lakegate_access::Action;
 use lakegate_formats::{BadRow, Mark, Piece, RAW_BYTES, Rows};
 use lakegate_lake::{FileMark, FileState, LakeTable};
-use lakegate_model::{ReasonCode, Refusal, Tally};
+use lakegate_model::{ReasonCode, Refusal, StreamKey, Tally};
 
 pub use api::{Begun, ImportError, ImportSummary, ImportTarget, PieceCounts};
 pub(crate) use claim_files::{NotTold, settle as settle_claims};
@@ -39,6 +40,8 @@ pub(crate) use self::commit::Unsettled;
 use self::conform::json::{JsonOptions, row_text};
 use self::conform::{Conformed, Conformer, RowContext};
 use self::letters::{Letter, Sender};
+pub use self::own_columns::OwnColumns;
+pub(crate) use self::own_columns::OwnContracts;
 use self::write::{Files, bytes_of};
 use crate::gate::Gate;
 use crate::streams::Stream;
@@ -94,6 +97,7 @@ impl Gate {
                 return Err(ImportError::WrongTenant);
             }
         }
+        self.take_own_columns(&target).await?;
         let stream = inner.streams.resolve(target.tenant.as_str(), target.stream.as_str());
         let stream = stream.map_err(|refusal| ImportError::Stream(refusal.message))?;
         let table = stream.unit.open(&inner.lake).await.map_err(|error| ImportError::Lake(error.to_string()))?;
@@ -105,6 +109,24 @@ impl Gate {
             return Ok(Begun::Absorbed { rows: *rows });
         }
         Ok(Begun::Import(Box::new(self.import(target, stream, table, mark))))
+    }
+
+    /// The first file of a stream that nobody declared gives it its columns.
+    async fn take_own_columns(&self, target: &ImportTarget) -> Result<(), ImportError> {
+        let inner = &self.inner;
+        let key = StreamKey { tenant: target.tenant.clone(), stream: target.stream.clone() };
+        let Some(columns) = target.columns.as_ref().filter(|_| inner.streams.may_take_columns(&key)) else {
+            return Ok(());
+        };
+        let contract = columns.contract().map_err(ImportError::Mismatch)?;
+        let table = contract.table.table_for(&key).map_err(|error| ImportError::Stream(error.to_string()))?;
+        let found = inner.lake.find_table(&table).await.map_err(|error| ImportError::Lake(error.to_string()))?;
+        if found.is_some() {
+            // Its columns are there already: those of a stream that nobody declared, or it is for somebody to declare it.
+            return Ok(());
+        }
+        let kept = inner.streams.own.keep(&key, &contract, &inner.contracts);
+        kept.map_err(|error| ImportError::Closed(error.to_string()))
     }
 
     fn import(

@@ -111,6 +111,9 @@ pub(crate) fn cast_column(
         {
             numbers(&source, &target, wanted, refused)
         }
+        (found, ColumnType::Decimal { .. }) if found.is_integer() => {
+            checked(&source, &target, wanted, refused, |row| value_text(&source, row))
+        }
         (DataType::Decimal128(p, s), ColumnType::Decimal { precision, scale })
             if *s <= scale.cast_signed()
                 && i16::from(*p) - i16::from(*s) <= i16::from(precision) - i16::from(scale) =>
