@@ -16,14 +16,27 @@
     )
 )]
 
+mod archive;
+mod cells;
+mod codec;
+mod csv;
+mod detect;
 mod error;
+mod feed;
 mod input;
+mod ipc;
+mod json;
+mod lines;
 mod open;
 mod options;
+mod parquet;
 mod piece;
+mod sql;
+mod text;
 
 pub use error::ReadError;
 pub use input::{BytesInput, Input};
 pub use open::open;
 pub use options::{CsvOptions, Encoding, Format, Limits, LinePattern, ReadOptions};
+pub use parquet::read_footer;
 pub use piece::{BadRow, Mark, Piece, Pieces, RAW_BYTES, Rows, SqlColumn, SqlTable};

@@ -1,0 +1,10 @@
+PRAGMA foreign_keys=OFF;
+BEGIN TRANSACTION;
+CREATE TABLE t(id integer primary key, name text not null, amount decimal(10,2), at datetime, b blob);
+INSERT INTO t VALUES(-3,'ü\n',-0.5,'2024-02-01 00:00:00',X'');
+INSERT INTO t VALUES(1,replace('a''b;\nc','\n',char(10)),1.25,'2024-01-01 10:00:00',X'00ff');
+INSERT INTO t VALUES(2,'',NULL,NULL,NULL);
+CREATE TABLE empty(a int, b real);
+CREATE TRIGGER tr after insert on t begin insert into t values(9,'x',case when 1 then 2 else 3 end,null,null); end;
+CREATE INDEX i on t(name);
+COMMIT;
