@@ -88,7 +88,8 @@ fn json(text: &[u8]) -> Option<Format> {
         b'[' => Some(Format::Json),
         b'{' => {
             let line = text.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
-            Some(if line.ends_with(b"}") { Format::JsonLines } else { Format::Json })
+            let one = crate::json::object_len(line) == Some(line.len());
+            Some(if one { Format::JsonLines } else { Format::Json })
         }
         _ => None,
     }

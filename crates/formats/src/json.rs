@@ -227,6 +227,12 @@ impl Scan {
     }
 }
 
+/// How long the object at the front is. None: it does not end here.
+pub(crate) fn object_len(text: &[u8]) -> Option<usize> {
+    let mut scan = Scan::default();
+    scan.run(text, true).then_some(scan.at)
+}
+
 fn bad(row: u64, raw: &[u8], reason: String) -> BadRow {
     let raw = Bytes::copy_from_slice(raw.get(..raw.len().min(RAW_BYTES)).unwrap_or_default());
     BadRow { row, raw, field: None, reason }

@@ -79,9 +79,8 @@ impl CsvReader {
                     let width = found.cells.len() - before;
                     let blank = raw.iter().all(|b| matches!(b, b'\r' | b'\n')) && columns != 1;
                     let comment = self.options.csv.comment.is_some_and(|c| raw.first() == Some(&c));
-                    if blank || comment || raw.is_empty() {
-                        found.cells.truncate(before);
-                    } else if std::mem::take(&mut self.header_due) {
+                    let skipped = blank || comment || raw.is_empty();
+                    if skipped || std::mem::take(&mut self.header_due) {
                         found.cells.truncate(before);
                     } else if raw.len() > self.options.limits.row_bytes {
                         found.cells.truncate(before);

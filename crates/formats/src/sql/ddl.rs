@@ -64,22 +64,17 @@ pub(super) fn columns(lexer: &mut Lexer, table: &mut SqlTable) -> io::Result<()>
     loop {
         let token = lexer.next()?;
         let name = String::from_utf8_lossy(&lexer.text).into_owned();
-        match token {
-            Token::Sign(b')') | Token::End => break,
-            Token::Word if is_constraint(&name) => {
-                if constraint(lexer, table, &name)? {
-                    break;
-                }
-            }
-            Token::Word | Token::Name => {
-                if column(lexer, table, name)? {
-                    break;
-                }
-            }
-            _ => {}
-        }
+        let closed = match token {
+            Token::Sign(b')') | Token::End => true,
+            Token::Word if is_constraint(&name) => constraint(lexer, table, &name)?,
+            Token::Word | Token::Name => column(lexer, table, name)?,
+            _ => false,
+        };
         if table.columns.len() > COLUMNS {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a table of more than {COLUMNS} columns")));
+        }
+        if closed {
+            break;
         }
     }
     for column in &mut table.columns {

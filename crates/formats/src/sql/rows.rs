@@ -89,7 +89,7 @@ pub(super) fn values(lexer: &mut Lexer, most: usize) -> io::Result<Row> {
                 if !cast && let Some((kind, _)) = row.values.last_mut() {
                     *kind = Kind::Expression;
                 }
-                if rest_of_value(lexer)? {
+                if rest_of_value(lexer, usize::from(first == Token::Sign(b'(')))? {
                     return Ok(row);
                 }
             }
@@ -97,9 +97,8 @@ pub(super) fn values(lexer: &mut Lexer, most: usize) -> io::Result<Row> {
     }
 }
 
-/// Passes over what follows a value. True: the row ended.
-fn rest_of_value(lexer: &mut Lexer) -> io::Result<bool> {
-    let mut depth = 0_usize;
+/// Passes over what follows a value, `depth` parentheses being open. True: the row ended.
+fn rest_of_value(lexer: &mut Lexer, mut depth: usize) -> io::Result<bool> {
     loop {
         match lexer.next()? {
             Token::Sign(b'(') => depth += 1,
