@@ -142,6 +142,34 @@ fn day_at_front(raw: &[u8]) -> Option<i64> {
 
 /// A date, as days since 1970-01-01.
 pub(crate) fn date(raw: &[u8]) -> Option<i32> {
+    full_date(raw).or_else(|| full_date(&padded(raw)?))
+}
+
+/// `2024/2/3 4:05` as `2024/02/03 04:05`: months, days and hours of one digit, as MySQL takes them.
+fn padded(raw: &[u8]) -> Option<Vec<u8>> {
+    let separator = raw.get(4).filter(|s| matches!(s, b'-' | b'/'))?;
+    let mut parts = raw.get(5..)?.splitn(2, |b| b == separator);
+    let (month, rest) = (parts.next()?, parts.next()?);
+    let len = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let (day, rest) = rest.split_at_checked(len)?;
+    let mut out = raw.get(..5)?.to_vec();
+    let put = |out: &mut Vec<u8>, part: &[u8]| {
+        out.extend((part.len() == 1).then_some(b'0'));
+        out.extend_from_slice(part);
+    };
+    put(&mut out, month);
+    out.push(*separator);
+    put(&mut out, day);
+    if let [b' ' | b'T', hour, b':', ..] = rest {
+        out.extend([b' ', b'0', *hour]);
+        out.extend_from_slice(rest.get(2..)?);
+    } else {
+        out.extend_from_slice(rest);
+    }
+    (out.len() > raw.len()).then_some(out)
+}
+
+fn full_date(raw: &[u8]) -> Option<i32> {
     let days = day_at_front(raw)?;
     match raw.get(10..)? {
         [] => i32::try_from(days).ok(),
@@ -162,6 +190,10 @@ pub(crate) fn timestamp(raw: &[u8], zoned: bool) -> Option<i64> {
 
 /// Microseconds as written, and the zone's seconds east of UTC where there is one. Fractions beyond microseconds are cut.
 pub(crate) fn timestamp_parts(raw: &[u8]) -> Option<(i64, Option<i64>)> {
+    full_timestamp(raw).or_else(|| full_timestamp(&padded(raw)?))
+}
+
+fn full_timestamp(raw: &[u8]) -> Option<(i64, Option<i64>)> {
     let day = day_at_front(raw)? * DAY;
     match raw.get(10) {
         None => return Some((day * MICROS, None)),
@@ -214,4 +246,39 @@ fn zone(raw: &[u8]) -> Option<Option<i64>> {
         _ => return None,
     };
     (hours <= 18 && minutes < 60).then_some(Some(sign * (hours * 3_600 + minutes * 60)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_gnu_date_reads_them() {
+        // Expected values: date -u -d '…' +%s
+        for (text, seconds) in [
+            ("1962-2-18", -248_313_600),
+            ("1962/02/18 00:00:00", -248_313_600),
+            ("2016/01/01 00:30:04", 1_451_608_204),
+            ("2024-2-29 4:05:06", 1_709_179_506),
+            ("2024-02-29T04:05:06+02:00", 1_709_172_306),
+            ("1900-03-01", -2_203_891_200),
+        ] {
+            assert_eq!(timestamp(text.as_bytes(), true), Some(seconds * MICROS), "{text}");
+        }
+        for text in ["2023-02-29", "2024-13-01", "2024-1-1x", "2024/1-1", "24-01-01", "2024-01-01 25:00:00", ""] {
+            assert_eq!(timestamp(text.as_bytes(), true), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_exact_or_refused() {
+        assert_eq!(long(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(long(b"9223372036854775808"), None);
+        assert_eq!(decimal(b"-1.250", 10, 2), Some(-125));
+        assert_eq!(decimal(b"1.255", 10, 2), None);
+        assert_eq!(decimal(b"12345", 4, 0), None);
+        for text in ["0.1", "-117.1234567", "1e-7", "123456789012345678901", "5e-324"] {
+            assert_eq!(double(text.as_bytes()), text.parse().ok(), "{text}");
+        }
+    }
 }
