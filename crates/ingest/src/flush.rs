@@ -97,7 +97,7 @@ impl TableUnit {
         self.lake.lock().clone()
     }
 
-    async fn open(&self, lake: &Lake) -> Result<Arc<LakeTable>, FlushError> {
+    pub(crate) async fn open(&self, lake: &Lake) -> Result<Arc<LakeTable>, FlushError> {
         if let Some(table) = self.lake_table() {
             return Ok(table);
         }

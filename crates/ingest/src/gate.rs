@@ -21,7 +21,8 @@ use crate::duplicates::Windows;
 use crate::flush::TableUnit;
 use crate::follow::Holds;
 use crate::frame::FrameError;
-use crate::keys::BlockFiles;
+use crate::import::{self, OwnContracts};
+use crate::keys::{BlockFiles, KeyEntry};
 use crate::remember::{DuplicateSettings, open_answers, open_keys};
 use crate::replay::Replayed;
 use crate::requests::Requests;
@@ -146,6 +147,12 @@ pub(crate) struct Inner {
     pub(crate) contracts: ContractStore,
     pub(crate) spills: Spills,
     pub(crate) inflight: AtomicUsize,
+    /// Those of them that are rows of files.
+    pub(crate) importing: AtomicUsize,
+    /// What became of rows of files, as the tables say.
+    pub(crate) imported: Mutex<BTreeMap<StreamKey, Tally>>,
+    /// Event keys of imported rows whose commit may stand or not.
+    pub(crate) unsettled: Mutex<Vec<import::Unsettled>>,
     pub(crate) flush_wanted: Notify,
     /// Taken for reading around each append, for writing to get sums that belong to one offset.
     pub(crate) balance_gate: RwLock<()>,
@@ -188,9 +195,14 @@ impl Gate {
         let requests = Requests::new(settings.duplicates.requests_window_us, settings.duplicates.requests_bytes);
         let windows = Windows::new(settings.duplicates.keys_max, settings.longest_window_us);
         let keys = open_keys(&disk, &settings, &windows, &requests).map_err(GateOpenError::Keys)?;
+        for entry in settle_claims(&*disk, &settings.data_dir, &lake, &keys).await? {
+            windows.remember(entry.stream, entry.key, entry.received_us);
+        }
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
-        let streams = Streams::new(&streams, undeclared, most, &contracts, memtables.clone(), windows);
+        let own = OwnContracts::open(&disk, &settings.data_dir.join("contracts/own"), &contracts);
+        let own = own.map_err(GateOpenError::Contract)?;
+        let streams = Streams::new(&streams, undeclared, most, &contracts, own, memtables.clone(), windows);
         let streams = streams.map_err(GateOpenError::Contract)?;
         let spills = Spills::open(disk.clone(), settings.data_dir.join("spill"));
         let spills = spills.map_err(|error| GateOpenError::Spill(error.to_string()))?;
@@ -209,6 +221,9 @@ impl Gate {
             contracts,
             spills,
             inflight: AtomicUsize::new(0),
+            importing: AtomicUsize::new(0),
+            imported: Mutex::default(),
+            unsettled: Mutex::default(),
             flush_wanted: Notify::new(),
             balance_gate: RwLock::new(()),
             balance: Mutex::new(balance),
@@ -230,6 +245,12 @@ impl Gate {
     pub async fn run(&self) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let gate = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = gate.load_imported().await {
+                tracing::warn!(%error, "what files brought to the tables is not counted yet");
+            }
+        });
         let mut next_second_us = 0;
         let mut next_maintain_us = MAINTAIN_EVERY_US;
         while !self.inner.is_closed.load(Ordering::Acquire) {
@@ -310,14 +331,28 @@ impl Gate {
         self.inner.close(reason.to_owned());
     }
 
-    /// The sums for each tenant and stream, as of now.
+    /// The sums for each tenant and stream, as of now: what came through the log, and what files brought.
     #[must_use]
     pub fn balance(&self) -> BTreeMap<StreamKey, Tally> {
-        self.inner.balance.lock().tallies.clone()
+        self.inner.sums()
     }
 }
 
 impl Inner {
+    /// What came through the log, and what files brought.
+    pub(crate) fn sums(&self) -> BTreeMap<StreamKey, Tally> {
+        let mut sums = self.balance.lock().tallies.clone();
+        for (key, tally) in &*self.imported.lock() {
+            sums.entry(key.clone()).or_default().add(tally);
+        }
+        sums
+    }
+
+    /// The folder of event keys.
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.settings.data_dir.join("keys")
+    }
+
     /// Why no requests are taken, if none are.
     pub(crate) fn closed_reason(&self) -> Option<String> {
         if !self.is_closed.load(Ordering::Acquire) {
@@ -427,6 +462,22 @@ impl Inner {
         let path = self.settings.data_dir.join("balance.json");
         sums.store(&*self.disk, &path, self.log.id()).map_err(|error| error.to_string())
     }
+}
+
+/// The keys of imported rows whose commit an earlier process did not see through; kept with all others from now on.
+async fn settle_claims(
+    disk: &dyn Disk,
+    data_dir: &std::path::Path,
+    lake: &Lake,
+    keys: &BlockFiles,
+) -> Result<Vec<KeyEntry>, GateOpenError> {
+    let left = import::settle_claims(disk, &data_dir.join("keys"), lake).await.map_err(GateOpenError::Keys)?;
+    let (entries, files) = left.map_err(|import::NotTold { table, error }| GateOpenError::Lake { table, error })?;
+    KeyEntry::keep_all(&entries, keys).map_err(GateOpenError::Keys)?;
+    for file in files {
+        disk.remove(&file).map_err(GateOpenError::Keys)?;
+    }
+    Ok(entries)
 }
 
 impl TableUnit {

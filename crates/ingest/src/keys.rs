@@ -52,6 +52,17 @@ impl KeyEntry {
         Some(Self { stream: u64::from_le_bytes(*stream), key: u128::from_le_bytes(*key), received_us })
     }
 
+    /// Keeps entries durably.
+    pub(crate) fn keep_all(entries: &[Self], files: &BlockFiles) -> io::Result<()> {
+        for entries in entries.chunks(1 << 20) {
+            let mut body = Vec::with_capacity(entries.len() * KEY_BYTES);
+            entries.iter().for_each(|entry| entry.put(&mut body));
+            let newest_us = entries.iter().map(|entry| entry.received_us).max().unwrap_or(i64::MIN);
+            files.keep(entries.len(), &body, newest_us)?;
+        }
+        Ok(())
+    }
+
     /// The entries of a block.
     pub(crate) fn all(body: &[u8], suffix: &str) -> impl Iterator<Item = Self> {
         let mask = if suffix == KEYS_BEFORE { !CONTENT_BITS } else { u128::MAX };

@@ -17,7 +17,7 @@ impl Gate {
     #[must_use]
     pub fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus {
         let inner = &*self.inner;
-        let balance = inner.balance.lock().tallies.clone();
+        let balance = inner.sums();
         let asked = |key: &lakegate_model::StreamKey| {
             tenant.is_none_or(|tenant| *tenant == key.tenant) && stream.is_none_or(|stream| *stream == key.stream)
         };

@@ -14,6 +14,8 @@ use crate::contracts::{ContractStore, ContractStoreError};
 use crate::dead_letters;
 use crate::duplicates::{Window, Windows};
 use crate::flush::TableUnit;
+use crate::import::OwnContracts;
+use crate::import::claims::Claims;
 use crate::rate::Rate;
 use crate::shape::Shaper;
 
@@ -33,6 +35,8 @@ pub(crate) struct Stream {
     pub(crate) rate: Rate,
     /// The keys that were seen, where the contract has an event key.
     pub(crate) window: Option<Arc<Window>>,
+    /// The keys of rows of files that are on their way into the table.
+    pub(crate) claims: Claims,
     /// Records that this process accepted.
     pub(crate) accepted: AtomicU64,
 }
@@ -54,6 +58,8 @@ pub(crate) struct Streams {
     declared: BTreeMap<StreamName, Shaped>,
     undeclared: Option<Shaped>,
     dead_letters: Shaped,
+    /// Contracts that files gave to streams that nobody declared.
+    pub(crate) own: OwnContracts,
     max_streams: usize,
     memtables: Arc<Memtables>,
     known: RwLock<HashMap<StreamKey, Arc<Stream>>>,
@@ -68,6 +74,7 @@ impl Streams {
         allow_undeclared: bool,
         max_streams: usize,
         contracts: &ContractStore,
+        own: OwnContracts,
         memtables: Arc<Memtables>,
         windows: Windows,
     ) -> Result<Self, ContractStoreError> {
@@ -83,6 +90,7 @@ impl Streams {
             declared,
             undeclared: allow_undeclared.then_some(undeclared),
             dead_letters,
+            own,
             max_streams,
             memtables,
             known: RwLock::default(),
@@ -105,8 +113,8 @@ impl Streams {
             stream: StreamName::new(stream).map_err(invalid("endpoint_id"))?,
         };
         let reserved = stream == DEAD_LETTERS || stream == UNROUTABLE;
-        let shaped = match self.declared.get(&key.stream).or(self.undeclared.as_ref()) {
-            Some(shaped) if !reserved => shaped.clone(),
+        let shaped = match self.current(&key) {
+            Some(shaped) if !reserved => shaped,
             _ => {
                 let names: Vec<&str> = self.declared.keys().map(StreamName::as_str).collect();
                 let message = format!("the stream {stream:?} is not declared; declared are {names:?}");
@@ -118,6 +126,20 @@ impl Streams {
             return Err(refusal(ReasonCode::UnknownStream, "endpoint_id", message));
         }
         self.create(key, shaped)
+    }
+
+    /// The contract that new records of a stream are read by.
+    fn current(&self, key: &StreamKey) -> Option<Shaped> {
+        let undeclared = || self.undeclared.as_ref().and_then(|shaped| self.own.get(key).or(Some(shaped.clone())));
+        self.declared.get(&key.stream).cloned().or_else(undeclared)
+    }
+
+    /// Whether a stream's first file may give it its columns: nobody declared it, and nothing was ever sent to it here.
+    pub(crate) fn may_take_columns(&self, key: &StreamKey) -> bool {
+        let reserved = key.stream.as_str() == DEAD_LETTERS || key.stream.as_str() == UNROUTABLE;
+        let declared = reserved || self.declared.contains_key(&key.stream) || self.undeclared.is_none();
+        let known = || self.known.read().contains_key(&KeyText(key.tenant.as_str(), key.stream.as_str()));
+        !declared && self.own.get(key).is_none() && !known()
     }
 
     /// The dead letters of a tenant.
@@ -145,8 +167,8 @@ impl Streams {
         {
             return Ok(found.clone());
         }
-        let current = self.declared.get(&key.stream).or(self.undeclared.as_ref());
-        if current.is_some_and(|(current, _)| *current == fingerprint) || self.dead_letters.0 == fingerprint {
+        let current = self.current(key);
+        if current.is_some_and(|(current, _)| current == fingerprint) || self.dead_letters.0 == fingerprint {
             return self.create(key.clone(), (fingerprint, shaper));
         }
         self.make(key.clone(), (fingerprint, shaper)).map(Arc::new)
@@ -169,12 +191,12 @@ impl Streams {
         };
         let unit = self.units.lock().entry(table.clone()).or_insert_with(make_unit).clone();
         let window = self.window_of(&key, fingerprint, &shaper.contract);
-        Ok(Stream { key, shaper, fingerprint, unit, rate: Rate::default(), window, accepted: AtomicU64::new(0) })
+        let (rate, claims, accepted) = (Rate::default(), Claims::default(), AtomicU64::new(0));
+        Ok(Stream { key, shaper, fingerprint, unit, rate, window, claims, accepted })
     }
 
     fn window_of(&self, key: &StreamKey, fingerprint: u64, contract: &Contract) -> Option<Arc<Window>> {
-        let current = self.declared.get(&key.stream).or(self.undeclared.as_ref());
-        let is_current = current.is_some_and(|(current, _)| *current == fingerprint);
+        let is_current = self.current(key).is_some_and(|(current, _)| current == fingerprint);
         (!contract.event_key.is_empty()).then(|| self.windows.of_stream(key, contract, is_current))
     }
 

@@ -19,7 +19,7 @@ use crate::wire::BatchRequest;
 const MAX_BATCH_ID_BYTES: usize = 1024;
 
 /// Bytes of requests under way; given back when the request ends, however it ends.
-struct Permit<'g> {
+pub(crate) struct Permit<'g> {
     inflight: &'g AtomicUsize,
     bytes: usize,
 }
@@ -72,12 +72,12 @@ impl Gate {
 }
 
 /// A request, read.
-struct Asked<'r> {
-    submission: &'r Submission,
-    request: &'r BatchRequest<'r>,
-    rules: &'r Rules<'r>,
+pub(crate) struct Asked<'r> {
+    pub(crate) submission: &'r Submission,
+    pub(crate) request: &'r BatchRequest<'r>,
+    pub(crate) rules: &'r Rules<'r>,
     /// Empty: none.
-    batch_id: &'r str,
+    pub(crate) batch_id: &'r str,
 }
 
 fn read_request<'a>(wire: &'a Wire, body: &'a [u8]) -> Result<BatchRequest<'a>, SubmitError> {
@@ -122,7 +122,7 @@ fn invalid(code: ReasonCode, field: &str, message: String) -> SubmitError {
 
 impl Inner {
     /// Refuses before any work where there is no room for the request.
-    fn admit(&self, bytes: usize) -> Result<Permit<'_>, SubmitError> {
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Permit<'_>, SubmitError> {
         if let Some(reason) = self.closed_reason() {
             return Err(SubmitError::Unavailable { message: reason });
         }
@@ -175,7 +175,11 @@ impl Inner {
 
     /// Appends the request to the log and puts its rows into the memtables, under their locks: rows lie in offset
     /// order, and no other request of these tables comes between the look for duplicates and the noting of keys.
-    fn append(&self, asked: &Asked<'_>, shaped: &mut Shaped<'_>) -> Result<(Ticket, SubmissionOutcome), SubmitError> {
+    pub(crate) fn append(
+        &self,
+        asked: &Asked<'_>,
+        shaped: &mut Shaped<'_>,
+    ) -> Result<(Ticket, SubmissionOutcome), SubmitError> {
         let mut rows = Vec::with_capacity(shaped.groups.len());
         for group in &mut shaped.groups {
             rows.push(group.take_rows().map_err(|error| SubmitError::Unavailable { message: error.to_string() })?);
@@ -189,6 +193,9 @@ impl Inner {
         let units = tables_of(&rows);
         let consistent = self.balance_gate.read();
         let mut guards: Vec<_> = units.iter().map(|unit| unit.memtable.lock()).collect();
+        if again.is_none() {
+            refuse_claimed(&rows)?;
+        }
         if again.is_some() {
             take_out_all(&mut rows, shaped);
         } else if claim_rows(&mut rows, shaped, asked.request, now_us).map_err(|error| self.break_down(&error))?
@@ -247,6 +254,15 @@ impl Inner {
             group.stream.count_accepted(group.tally.accepted);
         }
     }
+}
+
+/// A key that a row of a file has claimed is neither there nor not there, until the import has committed.
+fn refuse_claimed(rows: &[ReadyRows<'_>]) -> Result<(), SubmitError> {
+    let claimed = |ready: &ReadyRows<'_>| ready.stream.claims.holds_any(ready.keys.iter().filter_map(|row| row.key));
+    let Some(ready) = rows.iter().find(|ready| claimed(ready)) else { return Ok(()) };
+    let message =
+        format!("an import of the stream {} holds event keys of this request until its commit", ready.stream.key);
+    Err(SubmitError::OutOfRoom { what: "import", message, retry_after_ms: 1000 })
 }
 
 /// The frame's header for what is left of a request.

@@ -17,7 +17,7 @@ pub(crate) enum TimeError {
     Range,
 }
 
-fn in_range(us: i128) -> Result<i64, TimeError> {
+pub(crate) fn in_range(us: i128) -> Result<i64, TimeError> {
     let us = i64::try_from(us).map_err(|_| TimeError::Range)?;
     if (MIN_US..=MAX_US).contains(&us) { Ok(us) } else { Err(TimeError::Range) }
 }
@@ -40,6 +40,11 @@ pub(crate) fn from_number(text: &str, format: TimeFormat) -> Result<i64, TimeErr
     }
     let millionths: i64 = format!("{fraction:0<6}").get(..6).and_then(|t| t.parse().ok()).ok_or(TimeError::Notation)?;
     from_parts(units, if whole.starts_with('-') { -millionths } else { millionths }, format)
+}
+
+/// A whole number in one of the epoch notations.
+pub(crate) fn from_whole(units: i64, format: TimeFormat) -> Result<i64, TimeError> {
+    from_parts(units, 0, format)
 }
 
 /// `units` and millionths of a unit.

@@ -17,6 +17,7 @@
     )
 )]
 
+mod absorbed;
 mod adopt;
 mod catalog;
 mod commit;

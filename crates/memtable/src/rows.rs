@@ -117,8 +117,9 @@ pub enum ColumnBuilder {
 }
 
 impl ColumnBuilder {
-    /// `row_bytes`: how many bytes of text a row is expected to have.
-    fn new(column_type: ColumnType, rows: usize, row_bytes: usize) -> Self {
+    /// An empty builder with room for `rows` rows; `row_bytes`: how many bytes of text a row is expected to have.
+    #[must_use]
+    pub fn new(column_type: ColumnType, rows: usize, row_bytes: usize) -> Self {
         match column_type {
             ColumnType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
             ColumnType::Int => Self::Int(Int32Builder::with_capacity(rows)),
@@ -143,8 +144,11 @@ impl ColumnBuilder {
     }
 
     /// Appends one value; a value of another type than the column's becomes null (the shaper has checked the type).
+    ///
+    /// # Errors
+    /// A map was given keys and values of different number.
     #[inline]
-    fn push(&mut self, value: &Value<'_>) -> Result<(), ArrowError> {
+    pub fn push(&mut self, value: &Value<'_>) -> Result<(), ArrowError> {
         match (self, value) {
             (Self::Text(b), Value::Text(v)) => b.append_value(v),
             (Self::Text(b), Value::Owned(v)) => b.append_value(v),
@@ -188,7 +192,8 @@ impl ColumnBuilder {
         }
     }
 
-    fn finish(&mut self) -> ArrayRef {
+    /// The values as an array; the builder is empty afterwards.
+    pub fn finish(&mut self) -> ArrayRef {
         match self {
             Self::Boolean(b) => Arc::new(b.finish()),
             Self::Int(b) => Arc::new(b.finish()),

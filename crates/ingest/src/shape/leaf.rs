@@ -169,7 +169,7 @@ pub(crate) fn shown(raw: &str) -> String {
     text
 }
 
-fn wrong(name: &str, column_type: ColumnType, raw: &str) -> Refusal {
+pub(crate) fn wrong(name: &str, column_type: ColumnType, raw: &str) -> Refusal {
     let right = match column_type {
         ColumnType::Timestamp | ColumnType::Timestamptz => "a time by RFC 3339 or a number since 1970".to_owned(),
         ColumnType::Date => "a date such as \"2026-01-31\"".to_owned(),
@@ -181,7 +181,7 @@ fn wrong(name: &str, column_type: ColumnType, raw: &str) -> Refusal {
     Refusal { code: ReasonCode::WrongType, field: Some(name.to_owned()), message }
 }
 
-fn out_of_range(name: &str, column_type: ColumnType, raw: &str) -> Refusal {
+pub(crate) fn out_of_range(name: &str, column_type: ColumnType, raw: &str) -> Refusal {
     let message = format!("{name} holds {}, which does not fit {}", shown(raw), column_type.name());
     Refusal { code: ReasonCode::OutOfRange, field: Some(name.to_owned()), message }
 }

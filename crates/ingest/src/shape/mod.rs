@@ -4,7 +4,7 @@
 //! finds them; each is read according to its column's type; what is wrong is told with the column, what was found and
 //! what would be right. Values borrow from the request's bytes wherever nothing has to be unescaped.
 
-mod leaf;
+pub(crate) mod leaf;
 mod payload;
 mod record;
 

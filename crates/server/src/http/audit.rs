@@ -1,6 +1,7 @@
 //! `GET /api/audit`: the balance of every tenant and stream, checked against the tables.
 //!
-//! received = in the lake + in memory and log + duplicate + dead-lettered + rejected. What is in the lake and in
+//! received = in the lake + in memory and log + duplicate + dead-lettered + rejected; what files brought is counted by
+//! the tables themselves, in the commits that added it. What is in the lake and in
 //! memory is counted by a query over both at one position; what other writers put into a table is told apart by the
 //! rows that our own commits say they brought. Records come in while it counts, so that a table is counted again
 //! until nothing moved meanwhile; where something always moves, the count must lie between the sums before and after.
@@ -31,6 +32,7 @@ const BETWEEN: Duration = Duration::from_millis(150);
 const DEAD_LETTERS: &str = "dead_letters";
 
 pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
+    app.gate.load_imported().await.map_err(unavailable)?;
     let gate = app.gate.status(None, None);
     let mut streams = Vec::new();
     let mut closes = true;
@@ -159,16 +161,18 @@ async fn count(app: &App, table: &TableName) -> Result<u64, Problem> {
     Ok(counts.filter(|c| !c.is_empty()).map(|c| u64::try_from(c.value(0)).unwrap_or(0)).sum())
 }
 
+fn unavailable(error: lakegate_lake::LakeError) -> Problem {
+    let message = format!("the catalog cannot be asked: {error}");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(1)
+}
+
 /// Rows of the table's newest state that no commit of ours brought; negative where rows of ours are gone.
 async fn other_writers(app: &App, table: &TableName) -> Result<i64, Problem> {
-    let unavailable = |e: lakegate_lake::LakeError| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("the catalog cannot be asked: {e}"))
-            .retry_after(1)
-    };
     let Some(found) = app.lake.find_table(table).await.map_err(unavailable)? else { return Ok(0) };
     let view = found.view();
-    let ours =
-        view.properties().get(&format!("lakegate.rows.{}", app.log.id())).and_then(|rows| rows.parse::<i64>().ok());
+    let ours = view.properties().get(&format!("lakegate.rows.{}", app.log.id())).and_then(|rows| rows.parse::<i64>().ok());
+    let imported = i64::try_from(app.gate.imported_rows(&view)).unwrap_or(i64::MAX);
     let total = i64::try_from(view.total_records()).unwrap_or(i64::MAX);
-    Ok(ours.map_or(0, |ours| total.saturating_sub(ours)))
+    let is_ours = ours.is_some() || imported > 0;
+    Ok(if is_ours { total.saturating_sub(ours.unwrap_or(0)).saturating_sub(imported) } else { 0 })
 }

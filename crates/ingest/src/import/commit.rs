@@ -1,0 +1,320 @@
+//! One commit of imported rows: files, mark, counts and event keys, all or nothing.
+//!
+//! In this order: the rows are in durable files; the keys are in a durable file of their own, which is worth something
+//! only with the commit ([`super::claim_files`]); the commit; the keys go into the window, and are kept with all others.
+//! A crash between any two leaves either no row and no key, or all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakegate_env::hit_failpoint;
+use lakegate_lake::{
+    Commit, CommitError, FileChange, FileMark, FileState, LakeError, LakeTable, TableView, WrittenFile,
+};
+use lakegate_model::{LogId, StreamKey, StreamName, Tally, TenantId};
+use uuid::Uuid;
+
+use super::claim_files::{self, ClaimHead};
+use super::{Import, ImportError};
+use crate::duplicates::stream_hash;
+use crate::gate::{Gate, Inner};
+use crate::keys::KeyEntry;
+use crate::streams::Stream;
+
+/// A commit is made after so many rows; with event keys after fewer, for these are held in memory until then.
+const ROWS: u64 = 10_000_000;
+const KEYED_ROWS: usize = 1_000_000;
+/// Or so many bytes of files.
+const BYTES: u64 = 1 << 30;
+/// Or so long.
+const EVERY_US: u64 = 60_000_000;
+/// How often a commit is tried that the catalog does not take, and how long to wait between.
+const ATTEMPTS: u32 = 20;
+const BETWEEN: Duration = Duration::from_millis(500);
+
+impl Import {
+    pub(super) fn is_commit_due(&self) -> bool {
+        let since_us = self.gate.inner.clock.monotonic_us().saturating_sub(self.last_commit_us);
+        self.tally.received >= ROWS
+            || self.claimed.len() >= KEYED_ROWS
+            || self.files.written_bytes() >= BYTES
+            || (since_us >= EVERY_US && self.tally.received > 0)
+    }
+
+    /// Commits everything that was taken, and goes on.
+    pub(super) async fn commit_part(&mut self) -> Result<(), ImportError> {
+        match &self.next {
+            Some(next) => {
+                let state = FileState::Partial(next.to_bytes());
+                self.commit(state).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn commit(&mut self, state: FileState) -> Result<(), ImportError> {
+        armed("import.before_write")?;
+        let files = match self.files.finish(&self.table).await {
+            Ok(files) => files,
+            Err(error) => {
+                self.files.discard(&self.table).await;
+                return Err(error.into());
+            }
+        };
+        armed("import.after_write")?;
+        if self.tally.duplicate > 0 {
+            // A row was left out for a record that may not be durable yet.
+            let durable = self.gate.inner.log.wait_durable(self.gate.inner.log.next_offset()).await;
+            durable.map_err(|error| ImportError::Closed(error.to_string()))?;
+        }
+        let commit_id = Uuid::from_u128(self.gate.inner.random.next_u128());
+        let received_us = self.gate.inner.clock.wall_us();
+        self.write_claims(commit_id, received_us).await?;
+        armed("import.after_keys")?;
+        let to = FileMark { id: self.target.file, rows: self.rows, state };
+        let mark = FileChange { from: self.mark.clone(), to: to.clone() };
+        let counts = counts_of(self.gate.inner.log.id(), &self.stream.key, &self.tally);
+        let commit = Commit { counts, ..Commit::of_marks(commit_id, files.clone(), vec![mark]) };
+        self.bring(commit, &files).await?;
+        armed("import.after_commit")?;
+        self.mark = Some(to);
+        self.summary.files += files.len() as u64;
+        self.summary.bytes += files.iter().map(WrittenFile::bytes).sum::<u64>();
+        self.settle(commit_id, received_us).await?;
+        self.last_commit_us = self.gate.inner.clock.monotonic_us();
+        Ok(())
+    }
+
+    /// The keys, durable before the commit.
+    async fn write_claims(&self, commit_id: Uuid, received_us: i64) -> Result<(), ImportError> {
+        if self.claimed.is_empty() {
+            return Ok(());
+        }
+        let (inner, keys) = (self.gate.inner.clone(), self.claimed.clone());
+        let (stream, table) = (self.stream.key.clone(), self.table.name().clone());
+        let head = ClaimHead { stream, table, file: self.target.file, commit_id, received_us };
+        let write = move || claim_files::write(&*inner.disk, &inner.keys_dir(), &head, &keys);
+        let written =
+            tokio::task::spawn_blocking(write).await.map_err(|error| ImportError::Closed(error.to_string()))?;
+        written.map_err(|error| ImportError::Closed(format!("the event keys of the rows cannot be kept: {error}")))
+    }
+
+    async fn bring(&mut self, commit: Commit, files: &[WrittenFile]) -> Result<(), ImportError> {
+        let commit_id = commit.commit_id;
+        for attempt in 1.. {
+            let error = match self.table.commit(commit.clone()).await {
+                Ok(outcome) => {
+                    metrics::counter!("lakegate_import_commits_total").increment(1);
+                    self.summary.commits += 1;
+                    self.summary.snapshot_id = Some(outcome.snapshot_id);
+                    return Ok(());
+                }
+                Err(CommitError::Unavailable { .. }) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(BETWEEN).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let message = error.to_string();
+            let error = match error {
+                // It may stand, or come to: its files and keys are left for whoever looks next.
+                CommitError::Unavailable { outcome_unknown: true, .. } => {
+                    self.leave_unsettled(commit_id);
+                    return Err(ImportError::Unknown(message));
+                }
+                CommitError::AlreadyAbsorbed { .. } => ImportError::AbsorbedElsewhere(message),
+                CommitError::StaleFiles { .. } => ImportError::TableChanged(message),
+                CommitError::Unavailable { .. } => ImportError::Lake(message),
+                CommitError::Fenced { .. } => ImportError::Closed(message),
+                _ => ImportError::Lake(message),
+            };
+            self.table.discard(files).await;
+            remove_claims(&self.gate.inner, commit_id).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The commit may stand: its keys stay claimed until the next import of the file has looked.
+    fn leave_unsettled(&mut self, commit_id: Uuid) {
+        let keys = std::mem::take(&mut self.claimed);
+        let (key, received_us) = (self.stream.key.clone(), self.gate.inner.clock.wall_us());
+        let left = Unsettled { key, file: self.target.file, commit_id, keys, received_us };
+        self.gate.inner.unsettled.lock().push(left);
+    }
+
+    /// After the commit: the keys are known, the rows are counted.
+    async fn settle(&mut self, commit_id: Uuid, received_us: i64) -> Result<(), ImportError> {
+        let keys = std::mem::take(&mut self.claimed);
+        note_keys(&self.stream, &keys, received_us);
+        let tally = std::mem::take(&mut self.tally);
+        self.stream.count_accepted(tally.accepted);
+        self.gate.inner.note_imported(&self.table.view());
+        self.stream.unit.last_commit_us.store(received_us, std::sync::atomic::Ordering::Relaxed);
+        keep_keys(&self.gate.inner, &self.stream, keys, commit_id, received_us).await
+    }
+}
+
+/// Event keys of rows whose commit may stand or not.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    key: StreamKey,
+    file: u128,
+    commit_id: Uuid,
+    keys: Vec<u128>,
+    received_us: i64,
+}
+
+/// Looks what became of commits of earlier imports of the file.
+pub(super) async fn settle_left(
+    inner: &Arc<Inner>,
+    stream: &Stream,
+    table: &LakeTable,
+    file: u128,
+) -> Result<(), ImportError> {
+    let of_file = |left: &Unsettled| left.file == file && left.key == stream.key;
+    loop {
+        let commit_id = inner.unsettled.lock().iter().find(|left| of_file(left)).map(|left| left.commit_id);
+        let Some(commit_id) = commit_id else { return Ok(()) };
+        let stands = table.has_absorbed_by(file, commit_id).await;
+        let stands = stands.map_err(|error| ImportError::Lake(error.to_string()))?;
+        let left = {
+            let mut unsettled = inner.unsettled.lock();
+            let at = unsettled.iter().position(|left| left.commit_id == commit_id);
+            at.map(|at| unsettled.swap_remove(at))
+        };
+        let Some(Unsettled { keys, received_us, .. }) = left else { continue };
+        if stands {
+            note_keys(stream, &keys, received_us);
+            keep_keys(inner, stream, keys, commit_id, received_us).await?;
+        } else {
+            stream.claims.release(&keys);
+            remove_claims(inner, commit_id).await;
+        }
+    }
+}
+
+/// From now on the keys are those of rows that are there.
+fn note_keys(stream: &Stream, keys: &[u128], received_us: i64) {
+    if let Some(window) = &stream.window {
+        let _consistent = stream.unit.memtable.lock();
+        keys.iter().for_each(|key| window.remember(*key, received_us));
+        stream.claims.release(keys);
+    }
+}
+
+/// Keeps the keys with those of all other records.
+async fn keep_keys(
+    inner: &Arc<Inner>,
+    stream: &Stream,
+    keys: Vec<u128>,
+    commit_id: Uuid,
+    received_us: i64,
+) -> Result<(), ImportError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (inner, hash) = (inner.clone(), stream_hash(&stream.key));
+    let keep = move || {
+        let entry = |key: &u128| KeyEntry { stream: hash, key: *key, received_us };
+        KeyEntry::keep_all(&keys.iter().map(entry).collect::<Vec<_>>(), &inner.keys)?;
+        hit_failpoint("import.after_keep")?;
+        claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id)
+    };
+    let kept = tokio::task::spawn_blocking(keep).await.map_err(|error| ImportError::Closed(error.to_string()))?;
+    // The file of claims is still there, and the next start takes the keys from it.
+    kept.map_err(|error| ImportError::Closed(format!("the event keys of committed rows cannot be kept: {error}")))
+}
+
+/// Removes the keys of a commit that was not done; what fails here, the next start does.
+async fn remove_claims(inner: &Arc<Inner>, commit_id: Uuid) {
+    let inner = inner.clone();
+    let remove = move || claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id);
+    if !matches!(tokio::task::spawn_blocking(remove).await, Ok(Ok(()))) {
+        tracing::warn!(%commit_id, "the keys of a commit that was not done could not be removed; the next start does");
+    }
+}
+
+fn armed(name: &'static str) -> Result<(), ImportError> {
+    hit_failpoint(name).map_err(|error| ImportError::Closed(format!("{name}: {error}")))
+}
+
+const RECEIVED: &str = "received";
+const ACCEPTED: &str = "accepted";
+const DUPLICATE: &str = "duplicate";
+const BYTES_NAME: &str = "bytes";
+
+/// The table's counters of one stream's imported rows, under the log of who imported them.
+fn counter_name(log: LogId, key: &StreamKey, what: &str) -> String {
+    format!("imported.{log}.{}.{}.{what}", key.tenant, key.stream)
+}
+
+fn counts_of(log: LogId, key: &StreamKey, tally: &Tally) -> BTreeMap<String, u64> {
+    let counts = [
+        (RECEIVED, tally.received),
+        (ACCEPTED, tally.accepted),
+        (DUPLICATE, tally.duplicate),
+        (BYTES_NAME, tally.bytes),
+    ];
+    let counted = counts.into_iter().filter(|(_, count)| *count > 0);
+    counted.map(|(what, count)| (counter_name(log, key, what), count)).collect()
+}
+
+/// What the table's counters say of rows that this log's owner imported, by stream.
+pub(crate) fn imported(view: &TableView, log: LogId) -> BTreeMap<StreamKey, Tally> {
+    let mut found: BTreeMap<StreamKey, Tally> = BTreeMap::new();
+    let prefix = format!("imported.{log}.");
+    for (name, count) in view.counters() {
+        let Some(rest) = name.strip_prefix(&prefix) else { continue };
+        let mut parts = rest.split('.');
+        let (Some(tenant), Some(stream), Some(what)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Ok(tenant), Ok(stream)) = (TenantId::new(tenant), StreamName::new(stream)) else { continue };
+        let tally = found.entry(StreamKey { tenant, stream }).or_default();
+        match what {
+            RECEIVED => tally.received = count,
+            ACCEPTED => tally.accepted = count,
+            DUPLICATE => tally.duplicate = count,
+            BYTES_NAME => tally.bytes = count,
+            _ => {}
+        }
+    }
+    found
+}
+
+impl Inner {
+    /// Takes in what a table says of imported rows.
+    pub(crate) fn note_imported(&self, view: &TableView) {
+        let found = imported(view, self.log.id());
+        if found.is_empty() {
+            return;
+        }
+        for key in found.keys() {
+            // So that a stream shows that has had nothing but files since the start.
+            let _ = self.streams.resolve(key.tenant.as_str(), key.stream.as_str());
+        }
+        self.imported.lock().extend(found);
+    }
+}
+
+impl Gate {
+    /// Asks all tables what files brought to them, so that [`Gate::balance`] and [`Gate::status`] have it. A table that
+    /// cannot be read now is left out.
+    ///
+    /// # Errors
+    /// The catalog could not be asked.
+    pub async fn load_imported(&self) -> Result<(), LakeError> {
+        for name in self.inner.lake.list_tables().await? {
+            if let Ok(Some(table)) = self.inner.lake.find_table(&name).await {
+                self.inner.note_imported(&table.view());
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that files brought to a table and that this process's log stands for.
+    #[must_use]
+    pub fn imported_rows(&self, view: &TableView) -> u64 {
+        imported(view, self.inner.log.id()).values().map(|tally| tally.accepted).sum()
+    }
+}

@@ -1,0 +1,68 @@
+//! Rows of a file that are JSON documents: read by the reader of payloads, as if each had been sent alone.
+
+use std::ops::Range;
+
+use arrow::error::ArrowError;
+use lakegate_memtable::Value;
+use lakegate_model::{ReasonCode, Refusal};
+
+use super::conform::cast::Refused;
+use super::conform::{Conformed, RowContext, row_id};
+use crate::shape::{Envelope, RecordContext, Shaper};
+use crate::wire::WireRecord;
+
+/// The documents at `spans` of `body` as rows of the table.
+///
+/// # Errors
+/// A required column holds a null; the shaper lets none in.
+pub(crate) fn shape_documents(
+    shaper: &Shaper,
+    body: &[u8],
+    spans: &[Range<u32>],
+    context: &RowContext<'_>,
+) -> Result<Conformed, ArrowError> {
+    let mut rows = shaper.rows(spans.len());
+    let mut bad = Refused::new();
+    let mut record_context = RecordContext {
+        tenant: Value::Text(context.tenant),
+        stream: Value::Text(context.stream),
+        received_us: context.received_us,
+        assigned_id: uuid::Uuid::nil(),
+        payload_bytes_max: context.payload_bytes_max,
+    };
+    let mut row = Vec::with_capacity(shaper.contract.columns.len());
+    for (place, (number, span)) in (context.first_row..).zip(spans).enumerate() {
+        record_context.assigned_id = row_id(context.file, number);
+        match shape_one(shaper, document(body, span), context, &record_context, &mut row) {
+            Ok(()) => rows.push(&row)?,
+            Err(refusal) => {
+                bad.insert(place, refusal);
+            }
+        }
+    }
+    shaper.learn(&rows);
+    Ok(Conformed { rows: rows.finish()?, bad })
+}
+
+fn shape_one<'a>(
+    shaper: &Shaper,
+    payload: Option<&'a [u8]>,
+    context: &RowContext<'a>,
+    record_context: &RecordContext<'a>,
+    row: &mut Vec<Value<'a>>,
+) -> Result<(), Refusal> {
+    let payload = payload.ok_or_else(|| Refusal {
+        code: ReasonCode::MalformedPayload,
+        field: None,
+        message: "the document lies outside the piece".to_owned(),
+    })?;
+    let event_type = context.event_type.unwrap_or_default().as_bytes();
+    let record = WireRecord { payload, event_type, ..WireRecord::default() };
+    let envelope = Envelope::read(&record)?;
+    shaper.shape(&record, &envelope, record_context, row)
+}
+
+/// The bytes of one document.
+pub(crate) fn document<'b>(body: &'b [u8], span: &Range<u32>) -> Option<&'b [u8]> {
+    body.get(usize::try_from(span.start).ok()?..usize::try_from(span.end).ok()?)
+}

@@ -1,0 +1,393 @@
+//! Rows of files into tables, without the log: what a file holds durably is not written a second time.
+//!
+//! A reader gives pieces ([`Import::take`]); their rows are brought to the stream's columns, looked up in the stream's
+//! window of event keys, and gathered into data files. One commit adds the files, says how far the file was read, and
+//! counts what came of its rows. So a file is absorbed once: an import that dies anywhere goes on from the mark of its
+//! last commit, of two imports of one file the second to commit finds that it is late, and a file that was absorbed is
+//! not looked at again.
+//!
+//! Promises: everything that is counted as accepted when [`Import::finish`] returns is in the table once; a row that
+//! breaks the contract is set aside with its file, number and text; memory is the gate's, and bounded. Refuses: a file of
+//! which no row could fit; a stream that the credentials do not reach.
+
+mod api;
+mod claim_files;
+pub(crate) mod claims;
+mod commit;
+mod conform;
+mod documents;
+mod keys;
+mod letters;
+mod own_columns;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use bytes::Bytes;
+use lakegate_access::Action;
+use lakegate_formats::{BadRow, Mark, Piece, RAW_BYTES, Rows};
+use lakegate_lake::{FileMark, FileState, LakeTable};
+use lakegate_model::{ReasonCode, Refusal, StreamKey, Tally};
+
+pub use api::{Begun, ImportError, ImportSummary, ImportTarget, PieceCounts};
+pub(crate) use claim_files::{NotTold, settle as settle_claims};
+
+use self::claims::Claimed;
+pub(crate) use self::commit::Unsettled;
+use self::conform::json::{JsonOptions, row_text};
+use self::conform::{Conformed, Conformer, RowContext};
+use self::letters::{Letter, Sender};
+pub use self::own_columns::OwnColumns;
+pub(crate) use self::own_columns::OwnContracts;
+use self::write::{Files, bytes_of};
+use crate::gate::Gate;
+use crate::streams::Stream;
+
+/// Numbers imports, so that each knows its own claims.
+static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
+
+/// One file on its way into one stream.
+pub struct Import {
+    gate: Gate,
+    target: ImportTarget,
+    stream: Arc<Stream>,
+    table: Arc<LakeTable>,
+    conformer: Option<Arc<Conformer>>,
+    files: Files,
+    owner: u64,
+    /// What the table says of the file.
+    mark: Option<FileMark>,
+    /// Where reading goes on after what was taken.
+    next: Option<Mark>,
+    /// Rows of the file up to there.
+    rows: u64,
+    /// Claimed since the last commit.
+    claimed: Vec<u128>,
+    /// Since the last commit.
+    tally: Tally,
+    last_commit_us: u64,
+    summary: ImportSummary,
+}
+
+impl std::fmt::Debug for Import {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Import").field("target", &self.target).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// Begins to import a file, or goes on with it.
+    ///
+    /// # Errors
+    /// See [`ImportError`]; nothing was changed.
+    pub async fn begin_import(&self, target: ImportTarget) -> Result<Begun, ImportError> {
+        let inner = &self.inner;
+        if let Some(reason) = inner.closed_reason() {
+            return Err(ImportError::Closed(reason));
+        }
+        if let Some(principal) = &target.principal {
+            if !principal.may(Action::Write, &target.stream) {
+                let (principal, stream) = (principal.id.to_string(), target.stream.clone());
+                return Err(ImportError::Forbidden { principal, stream });
+            }
+            if principal.tenant != target.tenant {
+                return Err(ImportError::WrongTenant);
+            }
+        }
+        self.take_own_columns(&target).await?;
+        let stream = inner.streams.resolve(target.tenant.as_str(), target.stream.as_str());
+        let stream = stream.map_err(|refusal| ImportError::Stream(refusal.message))?;
+        let table = stream.unit.open(&inner.lake).await.map_err(|error| ImportError::Lake(error.to_string()))?;
+        commit::settle_left(inner, &stream, &table, target.file).await?;
+        let mark = table.absorbed_file(target.file).await.map_err(|error| ImportError::Lake(error.to_string()))?;
+        if let Some(FileMark { rows, state: FileState::Complete, .. }) = &mark
+            && !target.again
+        {
+            return Ok(Begun::Absorbed { rows: *rows });
+        }
+        Ok(Begun::Import(Box::new(self.import(target, stream, table, mark))))
+    }
+
+    /// The first file of a stream that nobody declared gives it its columns.
+    async fn take_own_columns(&self, target: &ImportTarget) -> Result<(), ImportError> {
+        let inner = &self.inner;
+        let key = StreamKey { tenant: target.tenant.clone(), stream: target.stream.clone() };
+        let Some(columns) = target.columns.as_ref().filter(|_| inner.streams.may_take_columns(&key)) else {
+            return Ok(());
+        };
+        let contract = columns.contract().map_err(ImportError::Mismatch)?;
+        let table = contract.table.table_for(&key).map_err(|error| ImportError::Stream(error.to_string()))?;
+        let found = inner.lake.find_table(&table).await.map_err(|error| ImportError::Lake(error.to_string()))?;
+        if found.is_some() {
+            // Its columns are there already: those of a stream that nobody declared, or it is for somebody to declare it.
+            return Ok(());
+        }
+        let kept = inner.streams.own.keep(&key, &contract, &inner.contracts);
+        kept.map_err(|error| ImportError::Closed(error.to_string()))
+    }
+
+    fn import(
+        &self,
+        target: ImportTarget,
+        stream: Arc<Stream>,
+        table: Arc<LakeTable>,
+        mark: Option<FileMark>,
+    ) -> Import {
+        let (next, rows) = match &mark {
+            Some(FileMark { rows, state: FileState::Partial(place), .. }) => (Mark::from_bytes(place), *rows),
+            _ => (None, 0),
+        };
+        Import {
+            gate: self.clone(),
+            files: Files::new(&self.inner),
+            conformer: None,
+            owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
+            summary: ImportSummary { rows_before: rows, ..ImportSummary::default() },
+            last_commit_us: self.inner.clock.monotonic_us(),
+            target,
+            stream,
+            table,
+            mark,
+            next,
+            rows,
+            claimed: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+}
+
+impl Import {
+    /// Where reading is to go on; none: from the beginning.
+    #[must_use]
+    pub fn resume_mark(&self) -> Option<Mark> {
+        self.next
+    }
+
+    /// Rows that are in the table from before.
+    #[must_use]
+    pub fn rows_before(&self) -> u64 {
+        self.summary.rows_before
+    }
+
+    /// Takes the next piece of the file. Its rows are in the table after the next commit, at the latest that of
+    /// [`Self::finish`].
+    ///
+    /// # Errors
+    /// See [`ImportError`]. What was committed stays, the rest is taken again by the next import of the file.
+    pub async fn take(&mut self, piece: Piece) -> Result<PieceCounts, ImportError> {
+        let received_us = self.gate.inner.clock.wall_us();
+        let file = part_id(self.target.file, &piece);
+        let Piece { first_row, next, rows, mut bad, .. } = piece;
+        bad.sort_by_key(|bad| bad.row);
+        let numbers = Numbers::of(first_row, &bad);
+        let (conformed, source) = self.shape(rows, file, first_row, received_us).await?;
+        let Conformed { rows, bad: refused } = conformed;
+        let mut letters: Vec<Letter> = bad.into_iter().map(letter_of).collect();
+        letters.extend(refused.into_iter().map(|(place, refusal)| Letter {
+            row: numbers.of_place(place),
+            raw: source.raw(place),
+            refusal,
+        }));
+        letters.sort_by_key(|letter| letter.row);
+        let dead_lettered = letters.len() as u64;
+        let came = rows.num_rows() as u64;
+        let rows = self.without_duplicates(rows, received_us).await?;
+        let (accepted, bytes) = (rows.num_rows() as u64, bytes_of(&rows) as u64);
+        if !letters.is_empty() {
+            self.gate
+                .set_aside(&self.sender(file), &letters)
+                .await
+                .map_err(|error| ImportError::Closed(error.to_string()))?;
+        }
+        self.files.push(rows, &self.table).await?;
+        let counts =
+            PieceCounts { rows: came + dead_lettered, accepted, duplicates: came - accepted, dead_lettered, bytes };
+        self.tally.add(&Tally { received: came, accepted, duplicate: came - accepted, bytes, ..Tally::default() });
+        self.rows += counts.rows;
+        self.next = Some(next);
+        self.summary.add(&counts);
+        if self.is_commit_due() {
+            self.commit_part().await?;
+        }
+        Ok(counts)
+    }
+
+    /// Commits what was taken so far, whether or not it is due.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub async fn commit_now(&mut self) -> Result<(), ImportError> {
+        self.commit_part().await
+    }
+
+    /// Commits what is left and marks the file as absorbed.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub async fn finish(mut self) -> Result<ImportSummary, ImportError> {
+        self.commit(FileState::Complete).await?;
+        Ok(self.summary.clone())
+    }
+
+    /// Gives up what was taken since the last commit; the next import of the file begins there.
+    pub async fn abandon(mut self) {
+        self.files.discard(&self.table).await;
+    }
+
+    fn sender(&self, file: u128) -> Sender {
+        Sender {
+            key: self.stream.key.clone(),
+            file,
+            uri: self.target.uri.clone(),
+            correlation_id: self.target.correlation_id.clone(),
+        }
+    }
+
+    /// The piece's rows as rows of the table, on a thread that may be busy for long.
+    async fn shape(
+        &mut self,
+        rows: Rows,
+        file: u128,
+        first_row: u64,
+        received_us: i64,
+    ) -> Result<(Conformed, Source), ImportError> {
+        let conformer = match &rows {
+            Rows::Columns(batch) => Some(self.conformer_for(batch)?),
+            Rows::Documents { .. } => None,
+        };
+        let (stream, event_type) = (self.stream.clone(), self.target.event_type.clone());
+        let payload_bytes_max = self.gate.inner.settings.payload_bytes_max;
+        let work = move || {
+            let context = RowContext {
+                tenant: stream.key.tenant.as_str(),
+                stream: stream.key.stream.as_str(),
+                event_type: event_type.as_deref(),
+                received_us,
+                file,
+                first_row,
+                payload_bytes_max,
+            };
+            let done = match (&rows, &conformer) {
+                (Rows::Columns(batch), Some(conformer)) => conformer.conform(batch, &context),
+                (Rows::Documents { body, spans }, _) => {
+                    documents::shape_documents(&stream.shaper, body, spans, &context)
+                }
+                (Rows::Columns(_), None) => Err(arrow::error::ArrowError::SchemaError("no columns".to_owned())),
+            };
+            done.map(|done| (done, Source(rows)))
+        };
+        let done = tokio::task::spawn_blocking(work).await.map_err(|error| ImportError::Rows(error.to_string()))?;
+        done.map_err(|error| ImportError::Rows(error.to_string()))
+    }
+
+    fn conformer_for(&mut self, batch: &RecordBatch) -> Result<Arc<Conformer>, ImportError> {
+        if let Some(known) = self.conformer.as_ref().filter(|known| known.schema() == batch.schema_ref()) {
+            return Ok(known.clone());
+        }
+        let made = Conformer::new(&self.stream.shaper, batch.schema_ref());
+        let made = Arc::new(made.map_err(|mismatch| ImportError::Mismatch(mismatch.0))?);
+        self.conformer = Some(made.clone());
+        Ok(made)
+    }
+
+    /// The rows that the stream has not seen; their keys are claimed until they are committed.
+    async fn without_duplicates(&mut self, rows: RecordBatch, now_us: i64) -> Result<RecordBatch, ImportError> {
+        let stream = self.stream.clone();
+        let Some(window) = &stream.window else { return Ok(rows) };
+        let columns = stream.shaper.key_columns.clone();
+        let keyed = rows.clone();
+        let keys = tokio::task::spawn_blocking(move || keys::row_keys(&keyed, &columns)).await;
+        let keys = keys.map_err(|error| ImportError::Rows(error.to_string()))?;
+        let flags = loop {
+            let released = stream.claims.released();
+            let claimed = {
+                let _consistent = stream.unit.memtable.lock();
+                // Forgets what is over.
+                window.claim(std::iter::empty(), now_us);
+                stream.claims.claim(&keys, self.owner, |key| window.knows(key))
+            };
+            match claimed {
+                Claimed::Rows(flags) => break flags,
+                Claimed::Held => {
+                    // The other may wait for a key of ours: what we hold is committed first.
+                    if !self.claimed.is_empty() {
+                        self.commit_part().await?;
+                    }
+                    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), released).await;
+                }
+            }
+        };
+        self.claimed.extend(keys.iter().zip(&flags).filter(|(_, known)| !**known).filter_map(|(key, _)| *key));
+        if !flags.contains(&true) {
+            return Ok(rows);
+        }
+        let keep: BooleanArray = flags.iter().map(|known| Some(!known)).collect();
+        filter_record_batch(&rows, &keep).map_err(|error| ImportError::Rows(error.to_string()))
+    }
+}
+
+impl Drop for Import {
+    /// What is not committed is as if it had not been read.
+    fn drop(&mut self) {
+        self.stream.claims.release(&self.claimed);
+    }
+}
+
+/// The rows as they were read.
+struct Source(Rows);
+
+impl Source {
+    fn raw(&self, place: usize) -> Bytes {
+        match &self.0 {
+            Rows::Columns(batch) => row_text(batch, place, RAW_BYTES, &JsonOptions::default()).into(),
+            Rows::Documents { body, spans } => {
+                let document = spans.get(place).and_then(|span| documents::document(body, span));
+                document.map_or_else(Bytes::new, |document| body.slice_ref(document))
+            }
+        }
+    }
+}
+
+/// What stands for the part of a file that numbers its own rows: an archive's member, a dump's table, else the file.
+fn part_id(file: u128, piece: &Piece) -> u128 {
+    let table = piece.table.as_ref().map(|table| table.name.as_str());
+    match (piece.member.as_deref(), table) {
+        (None, None) => file,
+        (member, table) => {
+            let name = format!("{file:032x}\0{}\0{}", member.unwrap_or_default(), table.unwrap_or_default());
+            xxhash_rust::xxh3::xxh3_128(name.as_bytes())
+        }
+    }
+}
+
+/// The numbers of a piece's good rows: the bad ones are counted between them.
+struct Numbers {
+    first: u64,
+    bad: Vec<u64>,
+}
+
+impl Numbers {
+    /// `bad` in order.
+    fn of(first: u64, bad: &[BadRow]) -> Self {
+        Self { first, bad: bad.iter().map(|bad| bad.row).collect() }
+    }
+
+    fn of_place(&self, place: usize) -> u64 {
+        let mut number = self.first + place as u64;
+        for bad in &self.bad {
+            if *bad > number {
+                break;
+            }
+            number += 1;
+        }
+        number
+    }
+}
+
+fn letter_of(bad: BadRow) -> Letter {
+    let refusal = Refusal { code: ReasonCode::MalformedPayload, field: bad.field, message: bad.reason };
+    Letter { row: bad.row, raw: bad.raw, refusal }
+}
