@@ -7,7 +7,7 @@ use lakegate_env::{Clock, SystemRandom};
 use lakegate_ingest::Gate;
 use lakegate_model::{StreamName, TenantId};
 use lakegate_places::{PlaceLimits, Places, PlacesSettings, S3Settings, SystemResolver};
-use lakegate_sources::files::{Imports, ImportsOptions, StagingOptions, ThroughLog};
+use lakegate_sources::files::{Imports, ImportsOptions, StagingOptions};
 use tokio::runtime::Handle;
 
 use super::{ServeError, folder};
@@ -34,11 +34,11 @@ pub(crate) fn open(config: &Config, gate: &Gate, clock: Arc<dyn Clock>, also: Al
     let settings = places(config, &also, spool_dir.clone(), staging.as_ref());
     let random = Arc::new(SystemRandom);
     let places = Places::new(settings, Handle::current(), Arc::new(SystemResolver), clock.clone(), random.clone());
-    let sink = ThroughLog::open(gate.clone(), Handle::current(), &dir.join("complete")).map_err(failed)?;
     let imports = &config.settings.imports;
     Imports::open(ImportsOptions {
         places: Arc::new(places),
-        sink: Arc::new(sink),
+        gate: gate.clone(),
+        handle: Handle::current(),
         dir: if also.alone { dir.join("alone") } else { dir.clone() },
         spool_dir,
         clock,

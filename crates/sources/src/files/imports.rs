@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakegate_env::{Clock, Random};
+use lakegate_ingest::Gate;
 use lakegate_model::TenantId;
 use lakegate_places::{FileIdentity, Found, ListOptions, Location, PlaceError, Places};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,7 +20,6 @@ use super::job::{Counts, Job, JobKind, JobState, JobView};
 use super::journal::{self, Asked, Id128, Journal, Line, Upload};
 use super::request::{Asker, ImportRequest, PARALLEL_MAX, RequestError};
 use super::run::{Work, run_job};
-use super::sink::Importing;
 use super::watch::{StagingOptions, Watch, WatchView};
 
 /// The most jobs that are remembered after their end.
@@ -31,7 +32,9 @@ pub struct ImportsOptions {
     /// The way to files.
     pub places: Arc<Places>,
     /// The way into tables.
-    pub sink: Arc<dyn Importing>,
+    pub gate: Gate,
+    /// Where the gate's work runs.
+    pub handle: Handle,
     /// Where jobs and watches are kept.
     pub dir: PathBuf,
     /// Where files that were sent wait.

@@ -98,6 +98,19 @@ impl Figures {
         }
     }
 
+    /// Takes back what one file added.
+    pub(super) fn take_back(&self, counts: &Counts) {
+        let pairs = [
+            (&self.documents, counts.documents),
+            (&self.skipped, counts.skipped),
+            (&self.duplicates, counts.duplicates),
+            (&self.bytes, counts.bytes),
+        ];
+        for (figure, less) in pairs {
+            figure.fetch_sub(less, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         Counts {
@@ -149,12 +162,12 @@ pub struct JobView {
     pub eta: Option<f64>,
     /// Seconds that it ran.
     pub elapsed: f64,
-    /// The tables that took rows.
-    pub tables: Vec<String>,
+    /// The streams whose tables took rows.
+    pub streams: Vec<String>,
     /// The first problems.
     pub errors: Vec<JobProblem>,
-    /// What else there is to say: which way files were taken, and why.
-    pub notes: Vec<String>,
+    /// What files hold besides rows, such as statements that are no data.
+    pub passed_over: Vec<String>,
     /// When it began, in microseconds since 1970.
     pub created_us: i64,
 }
@@ -182,8 +195,8 @@ pub(super) struct Job {
 #[derive(Default)]
 struct Told {
     problems: Vec<JobProblem>,
-    tables: Vec<String>,
-    notes: Vec<String>,
+    streams: Vec<String>,
+    passed_over: Vec<String>,
 }
 
 impl Job {
@@ -244,13 +257,17 @@ impl Job {
         }
     }
 
-    pub(super) fn tell_table(&self, table: &str, note: Option<String>) {
+    pub(super) fn tell_stream(&self, stream: &str) {
         let mut told = self.told.lock();
-        if !told.tables.iter().any(|known| known == table) && told.tables.len() < PROBLEMS_MAX {
-            told.tables.push(table.to_owned());
+        if !told.streams.iter().any(|known| known == stream) && told.streams.len() < PROBLEMS_MAX {
+            told.streams.push(stream.to_owned());
         }
-        if let Some(note) = note.filter(|note| !told.notes.contains(note) && told.notes.len() < PROBLEMS_MAX) {
-            told.notes.push(note);
+    }
+
+    pub(super) fn tell_passed_over(&self, what: String) {
+        let mut told = self.told.lock();
+        if told.passed_over.len() < PROBLEMS_MAX {
+            told.passed_over.push(what);
         }
     }
 
@@ -284,9 +301,9 @@ impl Job {
             rate: per_second(documents, self.before.documents),
             eta,
             elapsed,
-            tables: told.tables.clone(),
+            streams: told.streams.clone(),
             errors: told.problems.clone(),
-            notes: told.notes.clone(),
+            passed_over: told.passed_over.clone(),
             created_us: self.created_us,
         }
     }

@@ -11,15 +11,11 @@ mod journal;
 mod one;
 mod request;
 mod run;
-mod sink;
-mod through_log;
 mod watch;
 
 pub use imports::{Imports, ImportsOptions, StartError};
 pub use job::{JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};
-pub use sink::{Begun, FileSink, ImportError, ImportSummary, ImportTarget, Importing, PieceCounts};
-pub use through_log::ThroughLog;
 pub use watch::{StagingOptions, WatchView};
 
 #[cfg(test)]
