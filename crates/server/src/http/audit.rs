@@ -170,7 +170,8 @@ fn unavailable(error: lakegate_lake::LakeError) -> Problem {
 async fn other_writers(app: &App, table: &TableName) -> Result<i64, Problem> {
     let Some(found) = app.lake.find_table(table).await.map_err(unavailable)? else { return Ok(0) };
     let view = found.view();
-    let ours = view.properties().get(&format!("lakegate.rows.{}", app.log.id())).and_then(|rows| rows.parse::<i64>().ok());
+    let ours =
+        view.properties().get(&format!("lakegate.rows.{}", app.log.id())).and_then(|rows| rows.parse::<i64>().ok());
     let imported = i64::try_from(app.gate.imported_rows(&view)).unwrap_or(i64::MAX);
     let total = i64::try_from(view.total_records()).unwrap_or(i64::MAX);
     let is_ours = ours.is_some() || imported > 0;

@@ -24,7 +24,12 @@ pub(crate) struct Also {
 
 pub(crate) fn open(config: &Config, gate: &Gate, clock: Arc<dyn Clock>, also: Also) -> Result<Imports, ServeError> {
     let data_dir = config.data_dir();
-    let dir = data_dir.join("imports");
+    let mut dir = data_dir.join("imports");
+    if also.alone {
+        // Nothing of a command goes on after it: what it left unfinished, the next one finds in the tables.
+        dir = dir.join("alone");
+        let _ = std::fs::remove_dir_all(&dir);
+    }
     let spool_dir = dir.join("spool");
     for dir in [&dir, &spool_dir] {
         folder::make(dir)?;
@@ -39,7 +44,7 @@ pub(crate) fn open(config: &Config, gate: &Gate, clock: Arc<dyn Clock>, also: Al
         places: Arc::new(places),
         gate: gate.clone(),
         handle: Handle::current(),
-        dir: if also.alone { dir.join("alone") } else { dir.clone() },
+        dir: dir.clone(),
         spool_dir,
         clock,
         random,

@@ -5,12 +5,15 @@
 //! as far as `limits.drain_timeout` allows, and closes the log. A second signal ends it at once; nothing that was
 //! acknowledged is lost by that, it is replayed at the next start.
 
+mod direct;
 mod folder;
 pub(crate) mod imports;
 mod open;
 mod queries;
 mod run;
 mod upkeep;
+
+pub(crate) use direct::with_imports;
 
 use std::io;
 use std::net::SocketAddr;

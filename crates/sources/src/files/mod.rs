@@ -17,6 +17,3 @@ pub use imports::{Imports, ImportsOptions, StartError};
 pub use job::{JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};
 pub use watch::{StagingOptions, WatchView};
-
-#[cfg(test)]
-mod tests;
