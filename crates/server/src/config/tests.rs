@@ -210,7 +210,7 @@ fn settings_that_do_not_go_together_are_refused() {
         (r#"{ "ingestion": { "flush_interval": "0s" } }"#, "at least 10ms"),
         (r#"{ "storage": { "warehouse": "s3://bucket/x" } }"#, "not in this version"),
         (r#"{ "kafka": { "sources": [{}] } }"#, "not in this version"),
-        (r#"{ "imports": { "roots": ["/srv"] } }"#, "not in this version"),
+        (r#"{ "imports": { "roots": ["srv"] } }"#, "whole path"),
         (r#"{ "catalog": { "uri": "catalog:8181" } }"#, "http://host:port"),
     ] {
         let found = problems(text);
