@@ -3,6 +3,7 @@
 #
 #   services.sh start trino [CATALOG_URI]   Trino with the catalog at CATALOG_URI (default: http://127.0.0.1:3001/iceberg)
 #   services.sh stop trino
+#   services.sh install redis               redis-server from the system's packages; tests start it themselves
 #
 # Everything is kept below $SERVICES_DIR (default: .services in the current folder). A second start changes nothing.
 set -euo pipefail
@@ -83,8 +84,17 @@ stop_trino() {
   rm -f "$pid"
 }
 
+install_redis() {
+  command -v redis-server >/dev/null && command -v redis-cli >/dev/null && return
+  local as_root=""
+  [ "$(id -u)" = 0 ] || as_root=sudo
+  # No server of the system's own is started by the installation.
+  $as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server >&2
+}
+
 case "${1:-} ${2:-}" in
   "start trino") start_trino "${3:-}" ;;
   "stop trino") stop_trino ;;
-  *) sed -n '2,7p' "$0" >&2; exit 2 ;;
+  "install redis") install_redis ;;
+  *) sed -n '2,8p' "$0" >&2; exit 2 ;;
 esac

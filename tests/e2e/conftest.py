@@ -84,7 +84,7 @@ class Server:
             try:
                 if requests.get(f"{self.http}/readyz", timeout=1).status_code == 200:
                     return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 pass
             time.sleep(0.02)
         raise AssertionError(f"not ready after {seconds} s:\n{self.tail()}")

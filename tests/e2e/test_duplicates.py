@@ -1,10 +1,19 @@
 """What is sent again: the same answer, one copy, over kills, instances and engines."""
 
+import collections
 import concurrent.futures
 import json
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
 
 import grpc
 import pytest
+
+from conftest import ROOT, free_port
 
 STREAMS = {
     "orders": {"event_key": ["event_id"]},
@@ -68,7 +77,7 @@ def test_f50_beyond_the_window_a_key_is_new_again(server, stubs):
     for _ in range(600):
         if client.IngestBatch(request).accepted:
             break
-        threading_wait(0.05)
+        time.sleep(0.05)
     assert count(server, "short") == 2
 
 
@@ -124,7 +133,202 @@ def audit(server):
     return {stream["stream"]: stream for stream in json.loads(answer.stdout)["streams"]}
 
 
-def threading_wait(seconds):
-    import threading
+class Redis:
+    """A real Redis that keeps what it confirmed, on a port of its own."""
 
-    threading.Event().wait(seconds)
+    def __init__(self, folder):
+        self.folder, self.port, self.process = folder, free_port(), None
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        folder.mkdir()
+
+    def start(self):
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "appendonly": "yes", "appendfsync": "always", "save": ""}
+        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(["redis-server", *arguments], stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout == b"PONG\n":
+                return self
+            time.sleep(0.02)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def forget(self):
+        subprocess.run(["redis-cli", "-p", str(self.port), "flushall"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def redis(tmp_path):
+    if not shutil.which("redis-server"):
+        subprocess.run([ROOT / "scripts/services/services.sh", "install", "redis"], check=True)
+    server = Redis(tmp_path / "redis").start()
+    yield server
+    server.kill()
+
+
+def sharing(redis, **more):
+    return {"streams": STREAMS, "duplicates": {"redis": {"url": redis.url, "claim": "10s", **more}}}
+
+
+def test_f50_two_instances_store_a_key_once_and_a_request_once(make_server, stubs, redis):
+    one, two = (make_server(sharing(redis), name).start() for name in ("one", "two"))
+    first = one.client().IngestBatch(batch(stubs, "orders", [("a", {"n": 1}), ("b", {"n": 1})]))
+    assert first.accepted == 2
+    answer = two.client().IngestBatch(batch(stubs, "orders", [("a", {"n": 1}), ("c", {"n": 1}), ("c", {"n": 1})]))
+    assert (answer.accepted, answer.duplicates) == (1, 2)
+    named = batch(stubs, "undeclared", [(f"e{i}", {"n": i}) for i in range(100)], "named")
+    answers = [server.client().IngestBatch(named) for server in (one, two, one, two)]
+    assert all(answer == answers[0] for answer in answers) and answers[0].accepted == 100
+    with pytest.raises(grpc.RpcError) as refused:
+        two.client().IngestBatch(batch(stubs, "undeclared", [("e0", {"n": 1})], "named"))
+    assert refused.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    assert one.client().IngestBatch(batch(stubs, "strict", [("a", {"n": 1})])).accepted == 1
+    other = two.client().IngestBatch(batch(stubs, "strict", [("a", {"n": 2})]))
+    assert (other.rejected, other.errors[0].code) == (1, "CONFLICT")
+    assert count(one, "undeclared") == 100 and count(one, "orders") == 2 and count(two, "orders") == 1
+
+
+def test_what_redis_forgets_this_instance_still_knows(make_server, stubs, redis):
+    server = make_server(sharing(redis)).start()
+    request = batch(stubs, "orders", [("a", {"n": 1})])
+    assert server.client().IngestBatch(request).accepted == 1
+    redis.forget()
+    assert server.client().IngestBatch(request).duplicates == 1
+    server.kill()
+    redis.forget()
+    server.start()
+    assert server.client().IngestBatch(request).duplicates == 1
+    assert count(server, "orders") == 1
+
+
+def test_f64_a_crash_between_append_and_confirmation_is_confirmed_by_the_replay(make_server, stubs, redis):
+    one = make_server(sharing(redis), "one").start(LAKEGATE_FAILPOINTS="ingest.before_confirm=kill")
+    two = make_server(sharing(redis), "two").start()
+    request = batch(stubs, "orders", [("a", {"n": 1})])
+    with pytest.raises(grpc.RpcError):
+        one.client().IngestBatch(request, timeout=20)
+    one.process.wait(20)
+    one.start()
+    assert two.client().IngestBatch(request, timeout=20).duplicates == 1, "its claim was confirmed by the replay"
+    assert one.client().IngestBatch(request).duplicates == 1
+    assert count(one, "orders") == 1
+
+
+def test_while_redis_is_away_requests_wait_or_are_taken_and_marked(make_server, stubs, redis):
+    waits = make_server(sharing(redis, wait="300ms", timeout="200ms"), "waits").start()
+    takes = make_server(sharing(redis, when_away="accept_and_mark", timeout="200ms"), "takes").start()
+    redis.kill()
+    with pytest.raises(grpc.RpcError) as refused:
+        waits.client().IngestBatch(batch(stubs, "orders", [("a", {"n": 1})]))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert waits.client().IngestBatch(batch(stubs, "undeclared", [("a", {"n": 1})])).accepted == 1, "no key, no need to ask"
+    request = batch(stubs, "orders", [("b", {"n": 1})])
+    assert takes.client().IngestBatch(request).accepted == 1
+    assert takes.client().IngestBatch(request).duplicates == 1
+    redis.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and b"k" not in subprocess.run(
+        ["redis-cli", "-p", str(redis.port), "keys", "*"], capture_output=True
+    ).stdout:
+        time.sleep(0.05)
+    assert waits.client().IngestBatch(request).duplicates == 1, "what was taken meanwhile is confirmed"
+
+
+# Under fire.
+EVENTS = 100_000
+CLIENTS = 8
+A_BATCH = 500
+
+
+def framed(number, body):
+    out, length = bytearray([number << 3 | 2]), len(body)
+    while length >= 0x80:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    out.append(length)
+    return bytes(out) + body
+
+
+def send_all(servers, stubs, seed, records, ended):
+    """One client: all events, in an order of its own, until each batch was answered."""
+    order = random.Random(seed)
+    mine = records[:]
+    order.shuffle(mine)
+    batches = [b"".join(mine[at : at + A_BATCH]) for at in range(0, len(mine), A_BATCH)]
+    calls = []
+    for server in servers:
+        channel = server.channel()
+        calls.append(channel.unary_unary("/storage.IngestionService/IngestBatch", None, stubs.ingestion.IngestBatchResponse.FromString))
+    for body in batches:
+        while not ended.is_set():
+            try:
+                answer = order.choice(calls)(body, timeout=15)
+                assert answer.accepted + answer.duplicates == A_BATCH, answer
+                break
+            except grpc.RpcError:
+                time.sleep(order.random() * 0.2)
+    return len(batches)
+
+
+def under_fire(servers, stubs, disturb):
+    records = [
+        framed(1, stubs.common.DataRecord(endpoint_id="orders", event_id=f"e{i}", payload=b'{"n": %d}' % i).SerializeToString())
+        for i in range(EVENTS)
+    ]
+    ended = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(send_all, servers, stubs, seed, records, ended) for seed in range(CLIENTS)]
+        try:
+            disturb(lambda: all(client.done() for client in clients))
+            for client in clients:
+                assert client.result(600) == EVENTS // A_BATCH
+        finally:
+            ended.set()
+
+
+def stored_ids(server):
+    server.wait_absorbed(60)
+    table = server.catalog().load_table("default.orders").scan(selected_fields=("event_id",)).to_arrow()
+    return table["event_id"].to_pylist()
+
+
+def test_duplicates_under_fire_are_stored_once_by_one_instance(make_server, stubs):
+    server = make_server({"streams": STREAMS, "duplicates": {"keys_max": 200_000}}).start()
+    rng = random.Random(7)
+
+    def disturb(done):
+        for _ in range(6):
+            time.sleep(rng.uniform(0.3, 2))
+            if done():
+                return
+            server.kill()
+            server.start()
+
+    under_fire([server], stubs, disturb)
+    ids = collections.Counter(stored_ids(server))
+    assert len(ids) == EVENTS and max(ids.values()) == 1
+    assert audit(server)["orders"]["accepted"] == EVENTS
+
+
+def test_duplicates_under_fire_are_stored_once_by_two_instances_that_share_redis(make_server, stubs, redis):
+    one, two = (make_server(sharing(redis), name).start() for name in ("one", "two"))
+    rng = random.Random(8)
+
+    def disturb(done):
+        for turn in range(9):
+            time.sleep(rng.uniform(0.5, 3))
+            if done():
+                return
+            victim = (one, two, redis)[turn % 3]
+            victim.kill()
+            victim.start()
+
+    under_fire([one, two], stubs, disturb)
+    ids = collections.Counter(stored_ids(one)) + collections.Counter(stored_ids(two))
+    assert len(ids) == EVENTS
+    assert max(ids.values()) == 1, [event_id for event_id, n in ids.items() if n > 1][:5]
+    assert audit(one)["orders"]["accepted"] + audit(two)["orders"]["accepted"] == EVENTS

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use lakegate_env::Clock;
-use lakegate_model::StreamName;
+use lakegate_model::{StreamName, TenantId};
 use metrics::counter;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use crate::jwt::{TokenError, TokenKeyError, TokenOptions, Tokens};
 use crate::key_file::{KeyFileError, KeyRecord, id_of_key};
 use crate::peer::{CertificateRule, Peer, principal_of};
 use crate::principal::{Action, Principal, Proof};
+use crate::quota::{Opened, Quotas};
 
 /// How often the key file and the keys of tokens are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub struct AccessOptions {
     pub certificates: Vec<CertificateRule>,
     /// How often an address may be wrong in a minute.
     pub attempts_per_minute: u32,
+    /// How much each may send.
+    pub quotas: Quotas,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -62,6 +65,7 @@ struct Inner {
     tokens: Option<Tokens>,
     certificates: Vec<CertificateRule>,
     guard: Guard,
+    quotas: Quotas,
 }
 
 impl std::fmt::Debug for Access {
@@ -98,6 +102,7 @@ impl Access {
             tokens,
             certificates: options.certificates,
             guard: Guard::new(clock.clone(), options.attempts_per_minute),
+            quotas: options.quotas,
             clock,
         }))))
     }
@@ -106,6 +111,21 @@ impl Access {
     #[must_use]
     pub fn is_required(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// How much each may send; none while authentication is off.
+    #[must_use]
+    pub fn quotas(&self) -> Option<&Quotas> {
+        self.0.as_ref().map(|inner| &inner.quotas)
+    }
+
+    /// A place for a stream, socket or feed that stays open; held until it is dropped.
+    ///
+    /// # Errors
+    /// [`AccessError::OverQuota`] where the client or its tenant has so many open already.
+    pub fn open_place(&self, principal: Option<&Principal>) -> Result<Option<Opened>, AccessError> {
+        let (Some(quotas), Some(principal)) = (self.quotas(), principal) else { return Ok(None) };
+        quotas.open(principal).map(Some).map_err(AccessError::OverQuota)
     }
 
     /// Looks after the keys until it is stopped: notices those that are made, revoked or replaced.
@@ -174,6 +194,56 @@ pub fn check(principal: Option<&Principal>, action: Action, stream: &StreamName)
     match principal {
         Some(principal) if !principal.may(action, stream) => {
             Err(AccessError::Denied { action: Some(action), what: format!("the stream {stream}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whose records are meant where a request asks for those of `asked`: a principal's own and no other's, an operator's
+/// and everybody's while authentication is off. None: those of all tenants.
+///
+/// # Errors
+/// [`AccessError::Denied`] where another tenant is asked for: the same answer whether there is one of that name or not.
+pub fn scope(principal: Option<&Principal>, asked: Option<TenantId>) -> Result<Option<TenantId>, AccessError> {
+    let Some(principal) = principal.filter(|principal| !principal.is_operator()) else { return Ok(asked) };
+    match asked {
+        Some(other) if other != principal.tenant => {
+            Err(AccessError::Denied { action: None, what: "they are for another tenant".to_owned() })
+        }
+        _ => Ok(Some(principal.tenant.clone())),
+    }
+}
+
+/// Whether the principal may read what belongs to that stream or table: an operator all.
+#[must_use]
+pub fn may_read(principal: Option<&Principal>, tenant: &str, name: &str) -> bool {
+    principal.is_none_or(|principal| {
+        principal.is_operator() || (principal.tenant.as_str() == tenant && principal.may_name(Action::Read, name))
+    })
+}
+
+/// Whether the principal may do `action` with at least some stream.
+///
+/// # Errors
+/// [`AccessError::Denied`].
+pub fn check_some(principal: Option<&Principal>, action: Action) -> Result<(), AccessError> {
+    let operates = |principal: &Principal| action == Action::Read && principal.is_operator();
+    match principal {
+        Some(principal) if !principal.may_some(action) && !operates(principal) => {
+            Err(AccessError::Denied { action: Some(action), what: "any stream".to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the principal looks after the installation as a whole.
+///
+/// # Errors
+/// [`AccessError::Denied`].
+pub fn check_operator(principal: Option<&Principal>) -> Result<(), AccessError> {
+    match principal {
+        Some(principal) if !principal.is_operator() => {
+            Err(AccessError::Denied { action: None, what: "the permission operator is needed".to_owned() })
         }
         _ => Ok(()),
     }

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use crate::jwt::TokenError;
 use crate::principal::Action;
+use crate::quota::OverQuota;
 
 /// Why a request is not let in. The texts hold nothing of the credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum AccessError {
         /// With what: a stream, or what the path is about.
         what: String,
     },
+    /// Too much, or too many, of one client or tenant.
+    OverQuota(OverQuota),
     /// The credentials of something that is open have ended.
     Ended,
 }
@@ -43,7 +46,7 @@ impl AccessError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyAttempts { .. } | Self::OverQuota(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::Token(TokenError::NoKeys) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNAUTHORIZED,
@@ -63,6 +66,7 @@ impl AccessError {
             Self::Token(_) => "credentials_invalid",
             Self::TooManyAttempts { .. } => "too_many_attempts",
             Self::Denied { .. } => "forbidden",
+            Self::OverQuota(_) => "over_quota",
         }
     }
 
@@ -71,6 +75,7 @@ impl AccessError {
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::TooManyAttempts { retry_after_s } => Some(*retry_after_s),
+            Self::OverQuota(over) => Some(over.retry_after_ms.div_ceil(1000)),
             Self::Token(TokenError::NoKeys) => Some(5),
             _ => None,
         }
@@ -111,6 +116,7 @@ impl fmt::Display for AccessError {
                 write!(f, "the credentials do not allow this: the permission {} for {what} is needed", action.as_str())
             }
             Self::Denied { action: None, what } => write!(f, "the credentials do not allow this: {what}"),
+            Self::OverQuota(over) => f.write_str(&over.message),
             Self::Ended => f.write_str("the credentials have ended; open a new connection with fresh ones"),
         }
     }

@@ -17,19 +17,29 @@
 
 mod access;
 mod api_keys;
+mod conn;
 mod error;
+mod fair;
 mod guard;
 mod jwt;
 mod key_file;
 mod peer;
 mod principal;
+mod quota;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-pub use access::{Access, AccessOpenError, AccessOptions, RECHECK_EVERY, check, check_query};
+pub use access::{
+    Access, AccessOpenError, AccessOptions, RECHECK_EVERY, check, check_operator, check_query, check_some, may_read,
+    scope,
+};
+pub use conn::Connection;
 pub use error::AccessError;
 pub use jwt::{ClaimRules, TokenAlgorithm, TokenError, TokenKeyError, TokenKeysFrom, TokenOptions};
 pub use key_file::{KEY_FILE, KeyFileError, KeyRecord, NewKey, change_keys, id_of_key, read_keys};
 pub use peer::{CertificateName, CertificateRule, Peer, PeerCertificate};
 pub use principal::{Action, Grants, PermissionError, Principal, Proof};
+pub use quota::{Admitted, Limits, Opened, OverQuota, QuotaOptions, Quotas};
+pub use tls::{Tls, TlsError, TlsOptions};

@@ -24,6 +24,16 @@ fn access(api_keys: Vec<KeyRecord>, clock: Arc<ManualClock>) -> Access {
         tokens: None,
         certificates: Vec::new(),
         attempts_per_minute: 5,
+        quotas: Quotas::new(QuotaOptions {
+            client: Limits::default(),
+            tenant: Limits::default(),
+            tenants: Vec::new(),
+            request_records_max: 1,
+            request_bytes_max: 1,
+            window_bytes: 1,
+            queue_bytes: 1,
+            clock: clock.clone(),
+        }),
         clock,
     };
     Access::new(options).unwrap()

@@ -168,6 +168,18 @@ pub enum SubmitError {
         /// How many there were.
         found: usize,
     },
+    /// The client or its tenant sends more than it may. Sending it again later will help.
+    #[error("{message}")]
+    OverQuota {
+        /// Which limit, such as `tenant.records_per_second`.
+        limit: &'static str,
+        /// The setting that moves it.
+        setting: String,
+        /// For people.
+        message: String,
+        /// When to come back, in milliseconds.
+        retry_after_ms: u64,
+    },
     /// No room at the moment. Sending it again later will help.
     #[error("{message}")]
     OutOfRoom {

@@ -7,11 +7,12 @@ use lakegate_access::{Action, Principal};
 use lakegate_memtable::{RowBuilder, Value};
 use lakegate_model::{OnConflict, ReasonCode, RecordError, Refusal, StreamKey, StreamName, Tally, TenantId, Verdict};
 
+use crate::api::Source;
 use crate::dead_letters::{self, Origin};
 use crate::duplicates::{key_of, with_content};
 use crate::frame::{Exception, ExceptionKind, assigned_id};
 use crate::shape::{Envelope, RecordContext};
-use crate::streams::{DEAD_LETTERS, DEFAULT_TENANT, Stream, Streams, UNROUTABLE};
+use crate::streams::{DEAD_LETTER_MARKS, DEAD_LETTERS, DEFAULT_TENANT, Stream, Streams, UNROUTABLE};
 use crate::wire::{BatchRequest, RecordKind, WireRecord, text};
 
 /// Requests of at most so many records put their rows beside those of others; larger ones make batches of their own.
@@ -119,7 +120,7 @@ pub(crate) fn shape_again<'a>(
         }
         let Some(stream) = wanted.get(&key) else {
             if let Some((_, refusal)) = decision {
-                shaped.set_aside_again(bytes, &key, rules, wanted, refusal);
+                shaped.set_aside_again(index, bytes, &key, rules, wanted, refusal);
             }
             continue;
         };
@@ -129,7 +130,7 @@ pub(crate) fn shape_again<'a>(
         let seen = shape_one(index, read, stream, rules, &mut context, &mut row);
         match (decision, seen.refusal) {
             (Some((_, refusal)), found) => {
-                shaped.set_aside_again(bytes, &key, rules, wanted, &found.unwrap_or_else(|| refusal.clone()))
+                shaped.set_aside_again(index, bytes, &key, rules, wanted, &found.unwrap_or_else(|| refusal.clone()))
             }
             (None, None) => shaped.keep_again(stream, row),
             (None, Some(refusal)) => return Err(format!("record {index} was accepted, but now: {}", refusal.message)),
@@ -269,6 +270,9 @@ impl<'a> Route<'a> {
                 Err(refusal) => return Ok(Err(refusal)),
             },
         };
+        if rules.source == Source::Internal.name() && self.stream == DEAD_LETTER_MARKS.as_bytes() {
+            return Ok(rules.streams.marks_of(tenant));
+        }
         let stream = text("endpoint_id", self.stream).and_then(|stream| rules.streams.resolve(tenant, stream));
         match (&stream, rules.principal) {
             (Ok(stream), Some(principal)) if !principal.may(Action::Write, &stream.key.stream) => {
@@ -440,7 +444,7 @@ impl<'a> Shaped<'a> {
         self.exceptions.push(Exception { index: index_number(index), kind, reason });
         let dead_lettered = kind == ExceptionKind::DeadLettered;
         if dead_lettered {
-            self.set_aside(bytes, key, rules, &refusal);
+            self.set_aside(index, bytes, key, rules, &refusal);
         }
         if self.errors.len() < ERRORS_LISTED_MAX {
             let event_id = event_id.to_owned();
@@ -449,11 +453,19 @@ impl<'a> Shaped<'a> {
     }
 
     /// Puts a record among its tenant's dead letters.
-    pub(crate) fn set_aside(&mut self, bytes: &'a [u8], key: &StreamKey, rules: &Rules<'_>, refusal: &Refusal) {
+    pub(crate) fn set_aside(
+        &mut self,
+        index: usize,
+        bytes: &'a [u8],
+        key: &StreamKey,
+        rules: &Rules<'_>,
+        refusal: &Refusal,
+    ) {
         let Ok(letters) = rules.streams.dead_letters_of(&key.tenant) else { return };
         let group = self.group_of(&letters);
         let (tenant, stream) = (key.tenant.as_str(), key.stream.as_str());
-        let origin = Origin { tenant, stream, source: rules.source, received_us: rules.received_us };
+        let letter_id = assigned_id(rules.received_us, rules.id_base, index_number(index));
+        let origin = Origin { tenant, stream, source: rules.source, received_us: rules.received_us, letter_id };
         if let Some(group) = self.groups.get_mut(group) {
             group.few.push(dead_letters::row(self.kind, bytes, &origin, refusal));
         }
@@ -462,6 +474,7 @@ impl<'a> Shaped<'a> {
     /// The same after a restart, if the lake lacks the tenant's dead letters.
     fn set_aside_again(
         &mut self,
+        index: usize,
         bytes: &'a [u8],
         key: &StreamKey,
         rules: &Rules<'_>,
@@ -469,7 +482,7 @@ impl<'a> Shaped<'a> {
         refusal: &Refusal,
     ) {
         if wanted.keys().any(|wanted| wanted.tenant == key.tenant && wanted.stream.as_str() == DEAD_LETTERS) {
-            self.set_aside(bytes, key, rules, refusal);
+            self.set_aside(index, bytes, key, rules, refusal);
         }
     }
 

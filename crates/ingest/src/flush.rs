@@ -273,12 +273,19 @@ impl Inner {
         Ok(Some(pending))
     }
 
-    /// Removes files of tables whose time has come.
+    /// Removes files of tables whose time has come, and makes larger ones of small ones: one group of each table.
     pub(crate) async fn maintain(&self) {
         for unit in self.streams.units() {
             let Some(table) = unit.lake_table() else { continue };
             if let Err(error) = self.lake.maintain(&table).await {
                 tracing::debug!(table = %unit.table, %error, "files that nobody needs are removed later");
+            }
+            match table.compact_once().await {
+                Ok(done) if done.removed > 0 => tracing::info!(
+                    table = %unit.table, from = done.removed, to = done.added, rows = done.rows, "small files were compacted"
+                ),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(table = %unit.table, %error, "small files are compacted later"),
             }
         }
     }

@@ -4,7 +4,7 @@
 //! u8   version (3; earlier ones have no part marked "since" a later one)
 //! u8   wire     0 tally only, 1 storage.IngestBatchRequest, 2 payloads of one stream (since 2)
 //! u8   source
-//! u8   reserved (0)
+//! u8   1: accepted while the shared window could not be asked; else 0
 //! i64  received_us        microseconds since 1970
 //! u128 id_base            the 74 random bits of the first assigned id; record i gets id_base + i
 //! text tenant             of the credentials; empty: the request decides
@@ -88,6 +88,8 @@ pub(crate) enum ExceptionKind {
 pub(crate) struct FrameHeader {
     pub(crate) body: FrameBody,
     pub(crate) source: u8,
+    /// Others may have stored the same: the window that is shared could not be asked.
+    pub(crate) unchecked: bool,
     pub(crate) received_us: i64,
     pub(crate) id_base: u128,
     pub(crate) tenant: Option<TenantId>,
@@ -132,7 +134,7 @@ impl FrameHeader {
             FrameBody::ProtoBatch => WIRE_PROTO_BATCH,
             FrameBody::Payloads { .. } => WIRE_PAYLOADS,
         };
-        out.extend_from_slice(&[VERSION, wire, self.source, 0]);
+        out.extend_from_slice(&[VERSION, wire, self.source, u8::from(self.unchecked)]);
         out.extend_from_slice(&self.received_us.to_le_bytes());
         out.extend_from_slice(&self.id_base.to_le_bytes());
         put_text(&mut out, self.tenant.as_ref().map_or("", TenantId::as_str));
@@ -171,7 +173,7 @@ impl FrameHeader {
     /// Reads a frame's payload: the header, and the body behind it.
     pub(crate) fn decode(frame: &Bytes) -> Result<(Self, Bytes), FrameError> {
         let mut reader = Reader::new(frame);
-        let [version, wire, source, _] = reader.array()?;
+        let [version, wire, source, flags] = reader.array()?;
         if !(VERSION_FIRST..=VERSION).contains(&version) {
             return Err(FrameError::Version(version));
         }
@@ -198,6 +200,7 @@ impl FrameHeader {
         let header = Self {
             body,
             source,
+            unchecked: flags & 1 != 0,
             received_us,
             id_base,
             tenant,
@@ -306,6 +309,7 @@ mod tests {
                 spans: vec![0..1, 3..4],
             },
             source: 1,
+            unchecked: true,
             received_us: 1_700_000_000_000_000,
             id_base: 42,
             tenant: Some(TenantId::new("acme").unwrap()),

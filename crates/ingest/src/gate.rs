@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lakegate_access::Quotas;
 use lakegate_env::{Clock, Disk, Random};
 use lakegate_lake::Lake;
 use lakegate_log::Log;
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 use crate::api::StreamDeclaration;
 use crate::balance::{Balance, BalanceError};
 use crate::contracts::{ContractStore, ContractStoreError};
-use crate::duplicates::Windows;
+use crate::duplicates::{SharedUrlError, SharedWindow, Windows};
 use crate::flush::TableUnit;
 use crate::follow::Holds;
 use crate::frame::FrameError;
@@ -113,6 +114,9 @@ pub enum GateOpenError {
     /// A stream of the log cannot be made.
     #[error("a stream of the log cannot be made: {0}")]
     Stream(String),
+    /// The window that is shared cannot be.
+    #[error(transparent)]
+    Shared(SharedUrlError),
     /// The kept event keys could not be read.
     #[error("the event keys that tell duplicates: {0}")]
     Keys(std::io::Error),
@@ -146,6 +150,8 @@ pub(crate) struct Inner {
     pub(crate) streams: Streams,
     pub(crate) contracts: ContractStore,
     pub(crate) spills: Spills,
+    /// How much each client and tenant may send; set once, before anything is sent.
+    pub(crate) quotas: OnceLock<Quotas>,
     pub(crate) inflight: AtomicUsize,
     /// Those of them that are rows of files.
     pub(crate) importing: AtomicUsize,
@@ -158,6 +164,8 @@ pub(crate) struct Inner {
     pub(crate) balance_gate: RwLock<()>,
     pub(crate) balance: Mutex<Balance>,
     pub(crate) requests: Requests,
+    /// The window that other instances share, if they do.
+    pub(crate) shared: Option<SharedWindow>,
     pub(crate) keys: BlockFiles,
     pub(crate) answers: BlockFiles,
     /// Whether the log may hold event keys or requests' own ids.
@@ -199,6 +207,8 @@ impl Gate {
             windows.remember(entry.stream, entry.key, entry.received_us);
         }
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
+        let open_shared = |shared| SharedWindow::open(shared, clock.clone(), random.clone());
+        let shared = settings.duplicates.shared.clone().map(open_shared).transpose().map_err(GateOpenError::Shared)?;
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
         let own = OwnContracts::open(&disk, &settings.data_dir.join("contracts/own"), &contracts);
         let own = own.map_err(GateOpenError::Contract)?;
@@ -220,6 +230,7 @@ impl Gate {
             streams,
             contracts,
             spills,
+            quotas: OnceLock::new(),
             inflight: AtomicUsize::new(0),
             importing: AtomicUsize::new(0),
             imported: Mutex::default(),
@@ -228,6 +239,7 @@ impl Gate {
             balance_gate: RwLock::new(()),
             balance: Mutex::new(balance),
             requests,
+            shared,
             keys,
             answers,
             has_keys: AtomicBool::new(false),
@@ -238,7 +250,13 @@ impl Gate {
             trimmed: Mutex::default(),
         };
         let replayed = inner.replay().await?;
+        inner.confirm_waiting().await;
         Ok((Self { inner: Arc::new(inner) }, replayed))
+    }
+
+    /// From now on requests of known clients are limited. Called once, before the first of them.
+    pub fn limit(&self, quotas: Quotas) {
+        let _ = self.inner.quotas.set(quotas);
     }
 
     /// Flushes, trims and keeps the figures, until the gate is shut. Spawned once by who opened the gate.
@@ -262,6 +280,10 @@ impl Gate {
             if now >= next_second_us {
                 next_second_us = now + 1_000_000;
                 self.inner.tick_rates();
+                let gate = self.clone();
+                if self.inner.shared.is_some() {
+                    tokio::spawn(async move { gate.inner.confirm_waiting().await });
+                }
             }
             if now >= next_maintain_us {
                 next_maintain_us = now + MAINTAIN_EVERY_US;
@@ -387,6 +409,12 @@ impl Inner {
     pub(crate) async fn flush_once(&self) {
         for unit in self.streams.units() {
             while matches!(self.flush_table(&unit, false).await, Ok(true)) {}
+        }
+    }
+
+    async fn confirm_waiting(&self) {
+        if let Some(shared) = &self.shared {
+            shared.confirm_backlog().await;
         }
     }
 

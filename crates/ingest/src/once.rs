@@ -6,9 +6,10 @@ use lakegate_model::{ReasonCode, RecordError, Refusal, Tally, Verdict};
 
 use crate::api::{SubmissionOutcome, SubmitError};
 use crate::batch::{ERRORS_LISTED_MAX, Shaped};
-use crate::duplicates::Met;
+use crate::duplicates::{CONTENT_BITS, Claim, ClaimError, Met, stream_hash};
 use crate::frame::{Exception, ExceptionKind};
-use crate::requests::{Kept, content_of, decode_answer, request_key};
+use crate::gate::Inner;
+use crate::requests::{Answered, Kept, content_of, decode_answer, encode_answer, request_key};
 use crate::rows::ReadyRows;
 use crate::wire::{BatchRequest, WireRecord};
 
@@ -76,6 +77,62 @@ pub(crate) fn outcome_of(shaped: &Shaped<'_>, batch_id: &str) -> SubmissionOutco
     }
 }
 
+impl Inner {
+    /// Claims the event keys of a request, and its own id, where other instances share the window.
+    pub(crate) async fn claim_shared(
+        &self,
+        request: &BatchRequest<'_>,
+        shaped: &Shaped<'_>,
+        batch_id: &str,
+        now_us: i64,
+    ) -> Result<Claim, SubmitError> {
+        let Some(shared) = &self.shared else { return Ok(Claim::default()) };
+        let own = OwnId::of(request, shaped, batch_id);
+        // What this instance answered it answers again without asking.
+        let own = own.filter(|own| self.requests.find(own.key, now_us).is_none());
+        let unknown = Kept { answered: Answered::unknown(), position: 0, received_us: now_us };
+        let mut keys: Vec<_> = own.iter().map(|own| shared.request_key(own.key, &unknown, 0)).collect();
+        for group in shaped.groups.iter().filter(|group| group.stream.window.is_some()) {
+            let (hash, window_ms) = (stream_hash(&group.stream.key), group.stream.shaper.contract.duplicate_window_ms);
+            let of_group = group.keys.iter().filter_map(|row| row.key);
+            keys.extend(of_group.map(|key| shared.event_key(hash, key, window_ms)));
+        }
+        if keys.is_empty() {
+            return Ok(Claim::default());
+        }
+        let claim = shared.claim(keys, own.map(|own| own.owner)).await.map_err(not_claimed)?;
+        if let (Some(kept), Some(own)) = (&claim.again, own) {
+            self.requests.note(own.key, kept.clone());
+        }
+        if claim.unchecked {
+            metrics::counter!("lakegate_records_unchecked_total").increment(shaped.total.accepted);
+        }
+        Ok(claim)
+    }
+
+    /// Tells the others that what was claimed is stored.
+    pub(crate) async fn confirm_shared(&self, claim: Claim, own: Option<(OwnId, &SubmissionOutcome)>, now_us: i64) {
+        let Some(shared) = self.shared.as_ref().filter(|_| !claim.claimed.is_empty()) else { return };
+        let request = own.map(|(own, outcome)| {
+            let answered = Answered { owner: own.owner, content: own.content, answer: encode_answer(outcome) };
+            let kept = Kept { answered, position: outcome.position, received_us: now_us };
+            shared.request_key(own.key, &kept, self.requests.window_us())
+        });
+        shared.confirm(claim.into_confirmed(request)).await;
+    }
+
+    /// Tells the others that what was claimed is not stored.
+    pub(crate) async fn give_up_shared(&self, claim: Claim) {
+        if let Some(shared) = &self.shared {
+            shared.give_up(claim).await;
+        }
+    }
+}
+
+fn not_claimed(error: ClaimError) -> SubmitError {
+    SubmitError::OutOfRoom { what: "duplicates", message: error.to_string(), retry_after_ms: 1000 }
+}
+
 /// Claims the rows' keys in their streams' windows, and takes out of `rows` what was there, or what comes twice in the
 /// request itself. Returns whether a record met its key with other content.
 pub(crate) fn claim_rows(
@@ -83,14 +140,29 @@ pub(crate) fn claim_rows(
     shaped: &mut Shaped<'_>,
     request: &BatchRequest<'_>,
     now_us: i64,
+    claim: &Claim,
 ) -> Result<bool, arrow::error::ArrowError> {
     let mut conflict = false;
+    let mut seen = claim.seen.iter().copied();
     for (group, ready) in rows.iter_mut().enumerate() {
         let Some(window) = &ready.stream.window else { continue };
-        let met = window.claim(ready.keys.iter().map(|row| row.key), now_us);
+        let mut met = window.claim(ready.keys.iter().map(|row| row.key), now_us);
+        for (met, key) in met.iter_mut().zip(&ready.keys).filter_map(|(met, row)| row.key.map(|key| (met, key))) {
+            match seen.next() {
+                Some(Some(content)) if *met == Met::New => *met = meets(key, content),
+                _ => {}
+            }
+        }
         conflict |= take_out(group, ready, shaped, request, &met)?;
     }
     Ok(conflict)
+}
+
+/// What a key is that another instance stored with that content.
+fn meets(key: u128, content: u32) -> Met {
+    let own = key & CONTENT_BITS;
+    let differs = own != 0 && content != 0 && own != u128::from(content);
+    if differs { Met::Otherwise } else { Met::Before }
 }
 
 /// Takes the rows out of one group that are not new.

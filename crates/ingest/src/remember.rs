@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use lakegate_env::Disk;
 
-use crate::duplicates::{Windows, stream_hash};
+use crate::duplicates::{SharedSettings, Windows, stream_hash};
 use crate::frame::FrameHeader;
 use crate::gate::{GateSettings, Inner, Trimmed};
 use crate::keys::{ANSWERS, BlockFiles, KEYS, KeyEntry};
@@ -21,7 +21,7 @@ const REQUESTS_HASH: u64 = 0;
 const FILE_BYTES_A_KEY: u64 = 64;
 
 /// What is remembered to tell duplicates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DuplicateSettings {
     /// The most event keys, of all streams and tenants together; a key takes up to 48 bytes.
     pub keys_max: u64,
@@ -29,12 +29,14 @@ pub struct DuplicateSettings {
     pub requests_window_us: i64,
     /// The most bytes of such answers.
     pub requests_bytes: usize,
+    /// The window that this instance shares with others, if any.
+    pub shared: Option<SharedSettings>,
 }
 
 impl Default for DuplicateSettings {
     /// Ten million keys; answers for a day, in at most 64 MiB.
     fn default() -> Self {
-        Self { keys_max: 10_000_000, requests_window_us: 86_400_000_000, requests_bytes: 64 << 20 }
+        Self { keys_max: 10_000_000, requests_window_us: 86_400_000_000, requests_bytes: 64 << 20, shared: None }
     }
 }
 
@@ -114,8 +116,19 @@ fn kept_of(header: &FrameHeader, next_offset: u64) -> Option<(u128, Kept)> {
 }
 
 impl Inner {
-    /// Remembers what a frame of the log says.
+    /// Remembers what a frame of the log says. Where others share the window, they are told again: a crash may have come
+    /// between append and confirmation.
     pub(crate) fn remember(&self, header: &FrameHeader, next_offset: u64) {
+        if let Some(shared) = &self.shared {
+            let window_ms = u64::try_from(self.settings.longest_window_us / 1000).unwrap_or(u64::MAX);
+            let keys = header.streams.iter().flat_map(|stream| {
+                let hash = stream_hash(&stream.key);
+                stream.keys.iter().map(move |key| shared.event_key(hash, *key, window_ms))
+            });
+            let own = kept_of(header, next_offset);
+            let own = own.map(|(key, kept)| shared.request_key(key, &kept, self.requests.window_us()));
+            shared.put_off(keys.chain(own).collect());
+        }
         if let Some((key, kept)) = kept_of(header, next_offset) {
             self.requests.note(key, kept);
             self.has_keys.store(true, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use lakegate_access::{Action, Principal, may_read};
 use lakegate_log::LogHealth;
 use lakegate_model::{StreamName, Tally, TenantId};
 
@@ -43,6 +44,24 @@ impl Gate {
     pub fn health(&self) -> Vec<ComponentHealth> {
         let inner = &*self.inner;
         vec![inner.wal_health(), inner.memory_health(), inner.lake_health(), inner.gate_health()]
+    }
+}
+
+impl GateStatus {
+    /// Leaves the streams that the principal may read; the totals are then theirs. What is of the whole server is for
+    /// operators alone.
+    pub fn keep_readable(&mut self, principal: &Principal) {
+        if principal.is_operator() {
+            return;
+        }
+        (self.memtable_bytes, self.memory_budget, self.inflight_bytes) = (0, 0, 0);
+        if principal.may_all(Action::Read) {
+            return;
+        }
+        self.streams.retain(|stream| may_read(Some(principal), stream.key.tenant.as_str(), stream.key.stream.as_str()));
+        self.totals = Tally::default();
+        self.streams.iter().for_each(|stream| self.totals.add(&stream.tally));
+        self.rate_1m = self.streams.iter().map(|stream| stream.rate_1m).sum();
     }
 }
 

@@ -21,6 +21,8 @@ use crate::shape::Shaper;
 
 /// The name under which a tenant's dead letters are kept.
 pub(crate) const DEAD_LETTERS: &str = "dead_letters";
+/// The name under which is kept what became of those that were brought again.
+pub(crate) const DEAD_LETTER_MARKS: &str = "dead_letter_marks";
 /// Where records are counted whose stream has no valid name.
 pub(crate) const UNROUTABLE: &str = "_unroutable";
 /// The tenant of requests that name none while authentication is off.
@@ -60,6 +62,7 @@ pub(crate) struct Streams {
     dead_letters: Shaped,
     /// Contracts that files gave to streams that nobody declared.
     pub(crate) own: OwnContracts,
+    marks: Shaped,
     max_streams: usize,
     memtables: Arc<Memtables>,
     known: RwLock<HashMap<StreamKey, Arc<Stream>>>,
@@ -86,11 +89,13 @@ impl Streams {
         }
         let undeclared = contracts.keep(&Contract::undeclared_default())?;
         let dead_letters = contracts.keep(&dead_letters::contract())?;
+        let marks = contracts.keep(&dead_letters::marks_contract())?;
         Ok(Self {
             declared,
             undeclared: allow_undeclared.then_some(undeclared),
             dead_letters,
             own,
+            marks,
             max_streams,
             memtables,
             known: RwLock::default(),
@@ -112,7 +117,7 @@ impl Streams {
             tenant: TenantId::new(tenant).map_err(invalid("tenant_id"))?,
             stream: StreamName::new(stream).map_err(invalid("endpoint_id"))?,
         };
-        let reserved = stream == DEAD_LETTERS || stream == UNROUTABLE;
+        let reserved = [DEAD_LETTERS, DEAD_LETTER_MARKS, UNROUTABLE].contains(&stream);
         let shaped = match self.current(&key) {
             Some(shaped) if !reserved => shaped,
             _ => {
@@ -136,7 +141,7 @@ impl Streams {
 
     /// Whether a stream's first file may give it its columns: nobody declared it, and nothing was ever sent to it here.
     pub(crate) fn may_take_columns(&self, key: &StreamKey) -> bool {
-        let reserved = key.stream.as_str() == DEAD_LETTERS || key.stream.as_str() == UNROUTABLE;
+        let reserved = [DEAD_LETTERS, DEAD_LETTER_MARKS, UNROUTABLE].contains(&key.stream.as_str());
         let declared = reserved || self.declared.contains_key(&key.stream) || self.undeclared.is_none();
         let known = || self.known.read().contains_key(&KeyText(key.tenant.as_str(), key.stream.as_str()));
         !declared && self.own.get(key).is_none() && !known()
@@ -144,15 +149,28 @@ impl Streams {
 
     /// The dead letters of a tenant.
     pub(crate) fn dead_letters_of(&self, tenant: &TenantId) -> Result<Arc<Stream>, Refusal> {
-        if let Some(found) = self.known.read().get(&KeyText(tenant.as_str(), DEAD_LETTERS)) {
+        self.reserved(tenant.as_str(), DEAD_LETTERS, &self.dead_letters)
+    }
+
+    /// What became of a tenant's dead letters that were brought again.
+    pub(crate) fn marks_of(&self, tenant: &str) -> Result<Arc<Stream>, Refusal> {
+        self.reserved(tenant, DEAD_LETTER_MARKS, &self.marks)
+    }
+
+    fn reserved(&self, tenant: &str, stream: &str, shaped: &Shaped) -> Result<Arc<Stream>, Refusal> {
+        if let Some(found) = self.known.read().get(&KeyText(tenant, stream)) {
             return Ok(found.clone());
         }
-        let stream = StreamName::new(DEAD_LETTERS).map_err(|error| Refusal {
+        let invalid = |error: lakegate_model::NameError| Refusal {
             code: ReasonCode::InvalidName,
             field: None,
             message: error.to_string(),
-        })?;
-        self.create(StreamKey { tenant: tenant.clone(), stream }, self.dead_letters.clone())
+        };
+        let key = StreamKey {
+            tenant: TenantId::new(tenant).map_err(invalid)?,
+            stream: StreamName::new(stream).map_err(invalid)?,
+        };
+        self.create(key, shaped.clone())
     }
 
     /// The stream as it was when a frame was written, for replay.
@@ -168,7 +186,9 @@ impl Streams {
             return Ok(found.clone());
         }
         let current = self.current(key);
-        if current.is_some_and(|(current, _)| current == fingerprint) || self.dead_letters.0 == fingerprint {
+        if current.is_some_and(|(current, _)| current == fingerprint)
+            || [self.dead_letters.0, self.marks.0].contains(&fingerprint)
+        {
             return self.create(key.clone(), (fingerprint, shaper));
         }
         self.make(key.clone(), (fingerprint, shaper)).map(Arc::new)

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lakegate_access::OverQuota;
 use lakegate_log::{AppendError, Ticket};
 use lakegate_model::ReasonCode;
 
 use crate::api::{Submission, SubmissionOutcome, SubmitError, Wire};
 use crate::batch::{NotAllowed, Rules, Shaped, shape_batch};
+use crate::duplicates::Claim;
 use crate::frame::{Exception, FrameBody, FrameHeader, FrameStream};
 use crate::gate::{Gate, Inner};
 use crate::once::{OwnId, answer_again, claim_rows, give_up_rows, outcome_of, take_out_all};
@@ -37,38 +39,77 @@ impl Gate {
     /// # Errors
     /// See [`SubmitError`]; nothing was stored, except perhaps after [`SubmitError::Unavailable`].
     pub async fn submit(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
-        let inner = &*self.inner;
-        let _permit = inner.admit(submission.body.len())?;
+        let Some(shared) = &self.inner.shared else { return self.inner.take(&submission, None).await };
+        let turn = if submission.in_order { Some(shared.turns.clone().lock_owned().await) } else { None };
+        // What is claimed is confirmed or given up, whether or not the sender still waits.
+        let inner = self.inner.clone();
+        let task = tokio::spawn(async move { inner.take(&submission, turn).await });
+        task.await.unwrap_or_else(|error| Err(SubmitError::Unavailable { message: error.to_string() }))
+    }
+}
+
+impl Inner {
+    /// Takes one request; `turn` is held until it is in the log.
+    async fn take(&self, submission: &Submission, turn: Option<Turn>) -> Result<SubmissionOutcome, SubmitError> {
+        let _permit = self.admit(submission.body.len())?;
         let body = submission.body.clone();
         let request = read_request(&submission.wire, &body)?;
-        let limit = inner.settings.batch_size_max;
+        let limit = self.settings.batch_size_max;
         if request.records.len() > limit {
             return Err(SubmitError::BatchTooLarge { limit, found: request.records.len() });
         }
-        let batch_id = read_batch_id(&request)?.to_owned();
-        let rules = inner.rules(&submission, request.atomic);
-        let mut shaped = shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, &submission))?;
-        if request.atomic && !shaped.errors.is_empty() {
-            let asked = Asked { submission: &submission, request: &request, rules: &rules, batch_id: "" };
-            return Err(inner.refuse_all(&asked, &mut shaped));
-        }
-        let asked = Asked { submission: &submission, request: &request, rules: &rules, batch_id: &batch_id };
-        let (ticket, outcome) = match shaped.total.received {
-            0 => {
-                let position = inner.log.durable_offset().saturating_sub(1);
-                (None, SubmissionOutcome { position, ..outcome_of(&shaped, &batch_id) })
+        let batch_id = read_batch_id(&request)?;
+        let _admitted = match (self.quotas.get(), submission.principal.as_deref()) {
+            (Some(quotas), Some(principal)) => {
+                let (records, bytes) = (request.records.len() as u64, submission.body.len() as u64);
+                Some(quotas.admit(principal, records, bytes).await.map_err(over_quota)?)
             }
-            _ => inner.append(&asked, &mut shaped).map(|(ticket, outcome)| (Some(ticket), outcome))?,
+            _ => None,
         };
-        drop(shaped);
+        let rules = self.rules(submission, request.atomic);
+        let mut shaped = shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, submission))?;
+        let asked = Asked { submission, request: &request, rules: &rules, batch_id };
+        if request.atomic && !shaped.errors.is_empty() {
+            return Err(self.refuse_all(&asked, &mut shaped));
+        }
+        if shaped.total.received == 0 {
+            let position = self.log.durable_offset().saturating_sub(1);
+            return Ok(SubmissionOutcome { position, ..outcome_of(&shaped, batch_id) });
+        }
+        let now_us = rules.received_us;
+        let claim = self.claim_shared(&request, &shaped, batch_id, now_us).await?;
+        let appended = self.append(&asked, &mut shaped, &claim);
+        drop((turn, shaped));
+        let Appended { ticket, outcome, own } = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                self.give_up_shared(claim).await;
+                return Err(error);
+            }
+        };
         // What is refused is answered at once; a duplicate waits, for its first copy may not be durable yet.
-        if let Some(ticket) = ticket.filter(|_| outcome.accepted + outcome.duplicates + outcome.dead_lettered > 0) {
+        let is_kept = outcome.accepted + outcome.duplicates + outcome.dead_lettered > 0;
+        if is_kept || !claim.claimed.is_empty() {
             ticket.durable().await.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
+            let hit = lakegate_env::hit_failpoint("ingest.before_confirm");
+            hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
+            self.confirm_shared(claim, own.map(|own| (own, &outcome)), now_us).await;
             let hit = lakegate_env::hit_failpoint("ingest.before_ack");
             hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
         }
         Ok(outcome)
     }
+}
+
+/// A request's turn among those that are to stay in order.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+/// A request that is in the log.
+pub(crate) struct Appended {
+    pub(crate) ticket: Ticket,
+    outcome: SubmissionOutcome,
+    /// Its own id, where it is the first of it.
+    own: Option<OwnId>,
 }
 
 /// A request, read.
@@ -92,6 +133,11 @@ fn read_request<'a>(wire: &'a Wire, body: &'a [u8]) -> Result<BatchRequest<'a>, 
             Ok(BatchRequest { atomic: payloads.atomic, batch_id: payloads.batch_id.as_bytes(), ..request })
         }
     }
+}
+
+fn over_quota(over: OverQuota) -> SubmitError {
+    let OverQuota { limit, setting, message, retry_after_ms } = over;
+    SubmitError::OverQuota { limit, setting, message, retry_after_ms }
 }
 
 fn not_allowed(refused: NotAllowed, submission: &Submission) -> SubmitError {
@@ -165,7 +211,7 @@ impl Inner {
         }
         let errors = std::mem::take(&mut shaped.errors);
         // Counted if there is room; the answer is the same.
-        let _ = self.append(&Asked { batch_id: "", ..*asked }, shaped);
+        let _ = self.append(&Asked { batch_id: "", ..*asked }, shaped, &Claim::default());
         let first = errors.first();
         let (index, code) = first.map_or((0, ReasonCode::AtomicBatch), |error| (error.index, error.refusal.code));
         let why = first.map_or_else(String::new, |error| error.refusal.message.clone());
@@ -179,7 +225,8 @@ impl Inner {
         &self,
         asked: &Asked<'_>,
         shaped: &mut Shaped<'_>,
-    ) -> Result<(Ticket, SubmissionOutcome), SubmitError> {
+        claim: &Claim,
+    ) -> Result<Appended, SubmitError> {
         let mut rows = Vec::with_capacity(shaped.groups.len());
         for group in &mut shaped.groups {
             rows.push(group.take_rows().map_err(|error| SubmitError::Unavailable { message: error.to_string() })?);
@@ -198,7 +245,8 @@ impl Inner {
         }
         if again.is_some() {
             take_out_all(&mut rows, shaped);
-        } else if claim_rows(&mut rows, shaped, asked.request, now_us).map_err(|error| self.break_down(&error))?
+        } else if claim_rows(&mut rows, shaped, asked.request, now_us, claim)
+            .map_err(|error| self.break_down(&error))?
             && asked.rules.atomic
         {
             give_up_rows(&rows);
@@ -208,7 +256,7 @@ impl Inner {
         let is_again = again.is_some();
         let own = own.filter(|_| !is_again);
         let mut outcome = again.unwrap_or_else(|| outcome_of(shaped, asked.batch_id));
-        let header = frame_header(asked, shaped, &rows, own, &outcome);
+        let header = FrameHeader { unchecked: claim.unchecked, ..frame_header(asked, shaped, &rows, own, &outcome) };
         let parts = [header.encode(), asked.submission.body.clone()];
         let with_body = if header.body == FrameBody::None { 1 } else { 2 };
         let ticket = self.log.append(records, parts.get(..with_body).unwrap_or_default()).map_err(|error| {
@@ -229,7 +277,7 @@ impl Inner {
         drop(guards);
         self.count(&header.streams, shaped);
         self.streams.windows.keep_within_bound();
-        Ok((ticket, outcome))
+        Ok(Appended { ticket, outcome, own })
     }
 
     /// Notes what the frame says about duplicates, so that it is kept when the log is trimmed.
@@ -279,6 +327,7 @@ fn frame_header(
     FrameHeader {
         body: if has_rows { frame_body(&submission.wire) } else { FrameBody::None },
         source: submission.source as u8,
+        unchecked: false,
         received_us: rules.received_us,
         id_base: rules.id_base,
         tenant: submission.principal.as_ref().map(|principal| principal.tenant.clone()),

@@ -8,7 +8,7 @@
     reason = "a failed test is a panic"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
@@ -21,7 +21,7 @@ use lakegate_ingest::{
     ImportTarget, OwnColumns, Payloads, Source, StreamDeclaration, Submission, SubmitError, Wire,
 };
 use lakegate_lake::testing::{ClockPause, Fault, FaultyCatalog, MemoryCatalog};
-use lakegate_lake::{Compression, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
+use lakegate_lake::{AdoptHow, Compression, Footer, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
 use lakegate_log::{Log, LogOptions};
 use lakegate_memtable::Memtables;
 use lakegate_model::{Column, ColumnSource, ColumnType, Contract, StreamKey, StreamName, TableName, TenantId};
@@ -475,6 +475,34 @@ async fn a_stream_that_nobody_declared_takes_its_first_files_columns_and_keeps_t
     second.finish().await.unwrap();
     let expected: Vec<String> = ids(0..11).into_iter().chain(ids(20..30)).collect();
     assert_eq!(column(&process, "fresh", "id").await, expected);
+}
+
+#[tokio::test]
+async fn a_parquet_file_that_fits_is_taken_as_it_is_and_once() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new();
+    let process = world.start().await;
+    let Rows::Columns(batch) = piece(0, 10).rows else { unreachable!() };
+    let mut bytes = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    let metadata = writer.close().unwrap();
+    let footer = || Footer { metadata: &metadata, bytes: bytes.len() as u64, constants: HashMap::new() };
+    let import = begin(&process, target("plain")).await.unwrap();
+    let plan = import.adopt_check(footer()).map_err(|obstacle| obstacle.0).unwrap();
+    let copy = AdoptHow::Copy(Box::new(std::io::Cursor::new(bytes.clone())));
+    let summary = import.adopt(plan, copy).await.unwrap();
+    assert!(summary.adopted);
+    assert_eq!((summary.rows, summary.accepted, summary.files), (10, 10, 1));
+    assert_eq!(column(&process, "plain", "id").await, ids(0..10));
+    assert_eq!(sums(&process, "plain"), (10, 10, 0, 0));
+    assert!(matches!(process.gate.begin_import(target("plain")).await, Ok(Begun::Absorbed { rows: 10 })));
+    let keyed = begin(&process, target("keyed")).await.unwrap();
+    let obstacle = keyed.adopt_check(footer()).err().unwrap().0;
+    assert!(obstacle.contains("duplicates by [\"id\"]"), "{obstacle}");
+    let rewrite = ImportTarget { file: 9, rewrite: true, ..target("plain") };
+    let obstacle = begin(&process, rewrite).await.unwrap().adopt_check(footer()).err().unwrap().0;
+    assert!(obstacle.contains("as was asked"), "{obstacle}");
 }
 
 #[tokio::test]

@@ -2,22 +2,24 @@
 //!
 //! A file that a commit made needless waits until the last snapshot that names it is gone, and then for a quarter of an
 //! hour more: a reader may have planned with it. What was forgotten by a restart, or left by an attempt that came to
-//! nothing, is found by a sweep of the table's metadata folder, once a day: only manifests and lists under names that
-//! this writer gives, older than a day, which no snapshot reaches. Data files are never swept.
+//! nothing, is found by a sweep of the table's own folder, once a day: data files, manifests, lists and ledgers under
+//! names that this writer gives, older than three days, which no snapshot and no property names. Files that this process
+//! wrote and has not committed yet are left out, and nothing is swept while a commit's outcome is not known.
 
 use std::collections::HashSet;
 
 use crate::error::LakeError;
 use crate::lake::Lake;
-use crate::manifests::load_manifest_list;
+use crate::ledger::LEDGER;
+use crate::manifests::{load_manifest, load_manifest_list};
 use crate::table::LakeTable;
 
 /// How many files one call removes, at most.
 const REMOVE_AT_ONCE: usize = 2_000;
 /// How long lies between two sweeps of one table.
 const SWEEP_EVERY_US: u64 = 24 * 3600 * 1_000_000;
-/// Younger files may belong to a commit on its way.
-const SWEEP_AGE_SECONDS: u64 = 24 * 3600;
+/// Younger files may belong to a commit on its way, of this process or another.
+const SWEEP_AGE_SECONDS: u64 = 3 * 24 * 3600;
 
 /// What one call of maintenance did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,10 +55,17 @@ impl Lake {
         Ok(MaintainOutcome { removed, waiting })
     }
 
-    async fn sweep(&self, table: &LakeTable) -> Result<usize, LakeError> {
+    /// Files in the table's folder that the next sweep would remove.
+    ///
+    /// # Errors
+    /// The folder or the table cannot be read.
+    pub async fn orphans(&self, table: &LakeTable) -> Result<Vec<String>, LakeError> {
         let warehouse = &self.shared.options.warehouse;
-        let view = table.refresh().await?;
-        let folder = format!("{}/metadata", view.metadata().location().trim_end_matches('/'));
+        if !table.doubt().unknown.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Listed before the newest state is asked for: what is committed in between is in that state.
+        let folder = table.view().metadata().location().trim_end_matches('/').to_owned();
         let mut old: HashSet<String> = warehouse
             .list(&folder)
             .await?
@@ -64,34 +73,71 @@ impl Lake {
             .filter(|(location, age)| *age >= SWEEP_AGE_SECONDS && is_ours(location))
             .map(|(location, _)| location)
             .collect();
-        if old.is_empty() {
-            return Ok(0);
-        }
+        table.live.lock().iter().for_each(|location| {
+            old.remove(location);
+        });
+        let view = table.refresh().await?;
+        view.properties().get(LEDGER).into_iter().for_each(|ledger| {
+            old.remove(ledger);
+        });
+        let mut seen = HashSet::new();
         for snapshot in view.metadata().snapshots() {
-            // A list that cannot be read ends the sweep: what it names is not known.
-            for manifest in load_manifest_list(warehouse, view.metadata(), snapshot).await? {
-                old.remove(&manifest.manifest_path);
+            if old.is_empty() {
+                break;
             }
             old.remove(snapshot.manifest_list());
+            // A list or manifest that cannot be read ends the sweep: what it names is not known.
+            for manifest in load_manifest_list(warehouse, view.metadata(), snapshot).await? {
+                old.remove(&manifest.manifest_path);
+                if seen.insert(manifest.manifest_path.clone()) {
+                    for entry in load_manifest(warehouse, &manifest).await?.entries() {
+                        old.remove(entry.file_path());
+                    }
+                }
+            }
         }
-        let needless: Vec<String> = old.into_iter().take(REMOVE_AT_ONCE).collect();
-        let count = needless.len();
-        warehouse.remove(needless).await?;
+        let retired = table.retired.lock();
+        retired
+            .while_needed
+            .iter()
+            .map(|(_, path)| path)
+            .chain(retired.until_us.iter().map(|(_, path)| path))
+            .for_each(|path| {
+                old.remove(path);
+            });
+        drop(retired);
+        let mut orphans: Vec<String> = old.into_iter().collect();
+        orphans.sort_unstable();
+        Ok(orphans)
+    }
+
+    async fn sweep(&self, table: &LakeTable) -> Result<usize, LakeError> {
+        let mut orphans = self.orphans(table).await?;
+        orphans.truncate(REMOVE_AT_ONCE);
+        let count = orphans.len();
+        // A commit that began meanwhile names none of them: they were old and not live.
+        self.shared.options.warehouse.remove(orphans).await?;
+        metrics::counter!("lakegate_lake_orphans_removed_total").increment(u64::try_from(count).unwrap_or_default());
         Ok(count)
     }
 }
 
-/// Whether a commit of ours gave the file its name: `<commit>-<random>-m<spec>.avro`, `<commit>-<random>-merged.avro` or
-/// `snap-<snapshot>-<commit>-<random>.avro`.
+/// Whether we gave the file its name: `<commit>-<random>-m<spec>.avro`, `…-merged<n>.avro`, `…-files.lgl`,
+/// `snap-<snapshot>-<commit>-<random>.avro`, `<random>-<number>.parquet` or `<random>-adopted.parquet`.
 fn is_ours(location: &str) -> bool {
     let hex = |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let Some(name) = location.rsplit('/').next().and_then(|n| n.strip_suffix(".avro")) else { return false };
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let Some((name, kind)) = location.rsplit('/').next().and_then(|n| n.rsplit_once('.')) else { return false };
     let parts: Vec<&str> = name.split('-').collect();
-    match parts.as_slice() {
-        ["snap", snapshot, commit, random] => {
-            snapshot.bytes().all(|b| b.is_ascii_digit()) && hex(commit, 32) && hex(random, 12)
+    match (parts.as_slice(), kind) {
+        (["snap", snapshot, commit, random], "avro") => digits(snapshot) && hex(commit, 32) && hex(random, 12),
+        ([commit, random, rest], "avro") => {
+            let number = rest.strip_prefix("merged").or_else(|| rest.strip_prefix('m'));
+            hex(commit, 32) && hex(random, 12) && number.is_some_and(digits)
         }
-        [commit, random, kind] => hex(commit, 32) && hex(random, 12) && (*kind == "merged" || kind.starts_with('m')),
+        ([commit, random, "files"], "lgl") => hex(commit, 32) && hex(random, 12),
+        ([stem, "adopted"], "parquet") => hex(stem, 32),
+        ([stem, number], "parquet") => hex(stem, 32) && number.len() == 5 && digits(number),
         _ => false,
     }
 }
@@ -106,8 +152,8 @@ mod tests {
 
     use super::is_ours;
     use crate::lake::Lake;
-    use crate::test_support::{append, contract, event_ids, ids, name, options, writer};
-    use crate::testing::MemoryCatalog;
+    use crate::test_support::{append, commit_of, contract, event_ids, ids, name, options, rows, writer};
+    use crate::testing::{Fault, FaultyCatalog, MemoryCatalog};
     use crate::warehouse::Warehouse;
 
     #[tokio::test]
@@ -133,7 +179,7 @@ mod tests {
         let restarted = open(2);
         let table = restarted.open_table(&name(), &contract()).await.unwrap();
         assert_eq!(restarted.maintain(&table).await.unwrap().removed, 0, "everything is young");
-        let long_ago = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+        let long_ago = SystemTime::now() - Duration::from_secs(4 * 24 * 3600);
         for entry in std::fs::read_dir(&metadata).unwrap() {
             let file = File::options().write(true).open(entry.unwrap().path()).unwrap();
             file.set_times(FileTimes::new().set_modified(long_ago)).unwrap();
@@ -147,5 +193,49 @@ mod tests {
         assert_eq!(event_ids(&table.view()).await, ids(0..125));
         append(&table, 125, 126).await;
         assert_eq!(event_ids(&table.view()).await, ids(0..126));
+    }
+
+    fn make_old(folder: &std::path::Path) {
+        let long_ago = SystemTime::now() - Duration::from_secs(4 * 24 * 3600);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                make_old(&path);
+            } else {
+                File::options()
+                    .write(true)
+                    .open(&path)
+                    .unwrap()
+                    .set_times(FileTimes::new().set_modified(long_ago))
+                    .unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn f42_files_of_a_live_intent_and_of_an_unknown_commit_are_never_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = Warehouse::open_folder(folder.path()).unwrap();
+        let memory = MemoryCatalog::new(warehouse.clone(), Arc::new(SeededRandom::new(3)));
+        let catalog = FaultyCatalog::new(Arc::new(memory));
+        let open = |seed| Lake::open(options(&warehouse, Arc::new(catalog.clone()), writer(1, 1), seed));
+        let lake = open(1);
+        let table = lake.open_table(&name(), &contract()).await.unwrap();
+        append(&table, 0, 3).await;
+        let forgotten = open(2).open_table(&name(), &contract()).await.unwrap().write(vec![rows(90, 1)]).await.unwrap();
+        let waiting = table.write(vec![rows(3, 2)]).await.unwrap();
+        make_old(folder.path());
+        assert_eq!(lake.orphans(&table).await.unwrap(), [forgotten[0].location()]);
+        // Its outcome is not known: nothing at all is removed.
+        catalog.script_commits([Fault::Late]);
+        catalog.script_reads(std::iter::repeat_n(Fault::Away, 11));
+        table.commit(commit_of(waiting.clone(), 3, 5)).await.unwrap_err();
+        assert_eq!(lake.orphans(&table).await.unwrap(), [""; 0]);
+        assert!(catalog.deliver_late().await[0].is_ok());
+        table.commit(commit_of(waiting, 3, 5)).await.unwrap();
+        make_old(folder.path());
+        assert_eq!(lake.maintain(&table).await.unwrap().removed, 1);
+        assert!(!warehouse.exists(forgotten[0].location()).await.unwrap());
+        assert_eq!(event_ids(&table.refresh().await.unwrap()).await, ids(0..5));
     }
 }

@@ -4,6 +4,7 @@
 //! Iceberg ids: renamed, added and reordered columns come out as the newest schema has them. Conditions leave out
 //! files, row groups and rows that cannot match; what comes may still hold rows that do not, so the caller filters.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -14,7 +15,7 @@ use iceberg::arrow::ArrowReaderBuilder;
 use iceberg::expr::{Bind, BoundPredicate, Predicate, Reference};
 use iceberg::scan::FileScanTask;
 use iceberg::spec::{
-    DataFile, Datum, ManifestContentType, NameMapping, NestedFieldRef, PrimitiveLiteral, PrimitiveType,
+    DataFile, Datum, ManifestContentType, NameMapping, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Type,
 };
 
 use crate::adopt::NAME_MAPPING;
@@ -131,6 +132,32 @@ impl TableView {
         self.read(tasks, &request, &schema)
     }
 
+    /// The rows of one file of the table, with all columns. Delete files are not applied.
+    pub(crate) fn read_file(&self, file: &DataFile, spec_id: i32) -> Result<BatchStream, LakeError> {
+        self.warehouse.check(file.file_path())?;
+        let schema = self.schema();
+        let spec = self.metadata.partition_spec_by_id(spec_id).cloned();
+        let task = self.task(file, (spec, self.name_mapping()?), &schema, None);
+        let streams = self.read(vec![task], &ScanRequest::default(), &schema)?;
+        Ok(streams.into_iter().next().unwrap_or_else(|| futures::stream::empty().boxed()))
+    }
+
+    /// Files whose counts and bounds leave room for a row that all conditions hold for, each with its partitioning.
+    pub(crate) async fn files_that_may_match(
+        &self,
+        conditions: &[Condition],
+    ) -> Result<Vec<(DataFile, i32)>, LakeError> {
+        let typed: Vec<Typed> = conditions.iter().filter_map(|c| self.typed(c)).collect();
+        let mut files = Vec::new();
+        for manifest in self.manifests().await?.iter() {
+            let content = self.manifest_cache.load(&self.warehouse, manifest).await?;
+            let alive = content.entries().iter().filter(|e| e.is_alive()).map(|e| e.data_file());
+            let matching = alive.filter(|file| typed.iter().all(|t| may_match(file, t)));
+            files.extend(matching.map(|file| (file.clone(), manifest.partition_spec_id)));
+        }
+        Ok(files)
+    }
+
     /// Which ids the columns of files without ids have.
     fn name_mapping(&self) -> Result<Option<Arc<NameMapping>>, LakeError> {
         let Some(text) = self.properties().get(NAME_MAPPING) else { return Ok(None) };
@@ -200,7 +227,11 @@ impl TableView {
         predicate: Option<BoundPredicate>,
     ) -> FileScanTask {
         let table_schema = self.metadata.current_schema();
-        let ids = schema.fields().iter().filter_map(|f| table_schema.field_id_by_name(f.name())).collect();
+        let fields = schema.fields().iter().filter_map(|f| table_schema.field_by_name(f.name()));
+        let mut ids: Vec<i32> = fields.filter(|f| !lacks_nested(file, f)).map(|f| f.id).collect();
+        if ids.is_empty() {
+            ids.extend(table_schema.as_struct().fields().first().map(|f| f.id));
+        }
         FileScanTask::builder()
             .with_file_size_in_bytes(file.file_size_in_bytes())
             .with_start(0)
@@ -276,6 +307,22 @@ impl TableView {
         let fitted =
             batches.map(move |batch| conform(&batch.map_err(LakeError::invalid)?, &schema).map_err(LakeError::Invalid));
         Ok(vec![fitted.boxed()])
+    }
+}
+
+/// Whether a nested column is younger than the file: the reader cannot make nulls of it, and [`conform`] does.
+fn lacks_nested(file: &DataFile, field: &NestedFieldRef) -> bool {
+    let known = file.column_sizes();
+    !field.field_type.is_primitive() && !known.is_empty() && !has_leaf(&field.field_type, known)
+}
+
+fn has_leaf(nested: &Type, known: &HashMap<i32, u64>) -> bool {
+    let one = |f: &NestedFieldRef| known.contains_key(&f.id) || has_leaf(&f.field_type, known);
+    match nested {
+        Type::Primitive(_) => false,
+        Type::Struct(fields) => fields.fields().iter().any(one),
+        Type::List(list) => one(&list.element_field),
+        Type::Map(map) => one(&map.key_field) || one(&map.value_field),
     }
 }
 

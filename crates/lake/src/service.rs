@@ -29,6 +29,13 @@ impl RestAnswer {
         Self { status: 200, body: Some(body) }
     }
 
+    /// Leaves in the list `name` of the body the items that `stays` says yes to.
+    pub fn keep(&mut self, name: &str, stays: impl Fn(&Value) -> bool) {
+        if let Some(items) = self.body.as_mut().and_then(|body| body.get_mut(name)).and_then(Value::as_array_mut) {
+            items.retain(stays);
+        }
+    }
+
     fn done() -> Self {
         Self { status: 204, body: None }
     }

@@ -1,5 +1,6 @@
 //! The handle by which a table is written.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
@@ -32,6 +33,10 @@ pub struct LakeTable {
     doubt: Mutex<Doubt>,
     pub(crate) retired: Mutex<RetiredFiles>,
     pub(crate) ledger_cache: LedgerCache,
+    /// Files that were written here, and neither committed nor discarded yet.
+    pub(crate) live: Mutex<HashSet<String>>,
+    /// One compaction at a time.
+    pub(crate) compacting: tokio::sync::Mutex<()>,
 }
 
 /// What commits that failed leave to be found out.
@@ -105,6 +110,8 @@ impl LakeTable {
             doubt: Mutex::default(),
             retired: Mutex::default(),
             ledger_cache: LedgerCache::default(),
+            live: Mutex::default(),
+            compacting: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -217,6 +224,7 @@ impl LakeTable {
             files.push(file.data_file);
         }
         let files = written(&plan, self.uuid, files);
+        self.live.lock().extend(files.iter().map(|f| f.location().to_owned()));
         metrics::histogram!("lakegate_lake_write_seconds").record(self.seconds_since(started_us));
         metrics::counter!("lakegate_lake_files_written_total")
             .increment(u64::try_from(files.len()).unwrap_or_default());
@@ -233,10 +241,19 @@ impl LakeTable {
     /// Removes files that were written and never handed to [`LakeTable::commit`]. Files of a commit whose outcome is not
     /// known must never come here.
     pub async fn discard(&self, files: &[WrittenFile]) {
+        self.forget_live(files);
         let locations = files.iter().filter(|f| !f.referenced).map(|f| f.location().to_owned()).collect();
         if let Err(error) = self.lake.options.warehouse.remove(locations).await {
             tracing::warn!(table = %self.name, %error, "files that no commit names could not be removed");
         }
+    }
+
+    /// The files are committed or given up: no longer held against the sweep.
+    pub(crate) fn forget_live(&self, files: &[WrittenFile]) {
+        let mut live = self.live.lock();
+        files.iter().for_each(|f| {
+            live.remove(f.location());
+        });
     }
 
     pub(crate) fn plan_write(&self) -> Result<WritePlan, LakeError> {

@@ -220,7 +220,7 @@ impl Warehouse {
         }
     }
 
-    /// The files right below a folder, with their age in seconds; empty for a place that cannot list.
+    /// The files below a folder, with their age in seconds; empty for a place that cannot list.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, WarehouseError> {
         self.check(folder)?;
         match self.inner.place {
@@ -394,19 +394,27 @@ fn remove_from_disk(location: &str) -> Result<(), WarehouseError> {
     }
 }
 
+/// Symbolic links are neither followed nor listed.
 fn list_on_disk(folder: &str) -> Result<Vec<(String, u64)>, WarehouseError> {
-    let wrong = |source| WarehouseError::Io { action: "list", location: folder.to_owned(), source };
-    let entries = match std::fs::read_dir(path_of(folder)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(wrong)?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(wrong)?;
-        let meta = entry.metadata().map_err(wrong)?;
-        if let (true, Some(name)) = (meta.is_file(), entry.file_name().to_str()) {
-            let age = meta.modified().ok().and_then(|t| t.elapsed().ok()).map_or(0, |d| d.as_secs());
-            found.push((format!("{}/{name}", folder.trim_end_matches('/')), age));
+    let mut folders = vec![folder.trim_end_matches('/').to_owned()];
+    while let Some(folder) = folders.pop() {
+        let wrong = |source| WarehouseError::Io { action: "list", location: folder.clone(), source };
+        let entries = match std::fs::read_dir(path_of(&folder)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(wrong)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(wrong)?;
+            // Removed since it was listed: another sweep, or a commit.
+            let Ok(meta) = entry.metadata() else { continue };
+            let Some(location) = entry.file_name().to_str().map(|name| format!("{folder}/{name}")) else { continue };
+            if meta.is_dir() {
+                folders.push(location);
+            } else if meta.is_file() {
+                let age = meta.modified().ok().and_then(|t| t.elapsed().ok()).map_or(0, |d| d.as_secs());
+                found.push((location, age));
+            }
         }
     }
     Ok(found)

@@ -17,6 +17,7 @@ use lakegate_memtable::Memtables;
 use lakegate_model::{TableName, TenantId};
 use tokio::sync::Mutex;
 
+use crate::engine::Readable;
 use crate::error::QueryError;
 use crate::lake::LakeTables;
 use crate::table::{SnapshotProvider, TableSnapshot};
@@ -37,6 +38,7 @@ pub(crate) struct Visible {
     memtables: Arc<Memtables>,
     lake: Arc<dyn LakeTables>,
     tenant: Option<TenantId>,
+    readable: Option<Readable>,
     resolved: Mutex<HashMap<TableName, Option<Arc<TableSnapshot>>>>,
 }
 
@@ -47,8 +49,13 @@ impl fmt::Debug for Visible {
 }
 
 impl Visible {
-    pub(crate) fn new(memtables: Arc<Memtables>, lake: Arc<dyn LakeTables>, tenant: Option<TenantId>) -> Self {
-        Self { memtables, lake, tenant, resolved: Mutex::default() }
+    pub(crate) fn new(
+        memtables: Arc<Memtables>,
+        lake: Arc<dyn LakeTables>,
+        tenant: Option<TenantId>,
+        readable: Option<Readable>,
+    ) -> Self {
+        Self { memtables, lake, tenant, readable, resolved: Mutex::default() }
     }
 
     /// The namespace of names that have none.
@@ -56,12 +63,13 @@ impl Visible {
         self.tenant.as_ref().map_or(DEFAULT_NAMESPACE, TenantId::as_str)
     }
 
-    fn may_see(&self, namespace: &str) -> bool {
-        self.tenant.as_ref().is_none_or(|tenant| tenant.as_str() == namespace)
+    fn may_see(&self, name: &TableName) -> bool {
+        self.tenant.as_ref().is_none_or(|tenant| tenant.as_str() == name.namespace)
+            && self.readable.as_ref().is_none_or(|readable| readable.may(name))
     }
 
     async fn table(&self, name: &TableName) -> Result<Option<Arc<TableSnapshot>>, QueryError> {
-        if !self.may_see(&name.namespace) {
+        if !self.may_see(name) {
             return Ok(None);
         }
         let mut resolved = self.resolved.lock().await;
@@ -76,7 +84,7 @@ impl Visible {
     async fn names(&self) -> Result<BTreeSet<TableName>, QueryError> {
         let mut names: BTreeSet<TableName> = self.memtables.list().iter().map(|m| m.table().clone()).collect();
         names.extend(self.lake.list().await?);
-        names.retain(|name| self.may_see(&name.namespace));
+        names.retain(|name| self.may_see(name));
         Ok(names)
     }
 

@@ -14,7 +14,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use lakegate_memtable::Memtables;
-use lakegate_model::TenantId;
+use lakegate_model::{TableName, TenantId};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -77,12 +77,35 @@ pub struct QueryRequest {
     pub parameters: Vec<Value>,
     /// Whose tables it sees; none sees all.
     pub tenant: Option<TenantId>,
+    /// Which tables it sees of those; none: all of them.
+    pub readable: Option<Readable>,
     /// Its limits where they are lower than the engine's.
     pub limits: Option<QueryLimits>,
     /// Only this many of its rows are wanted; the rest is not computed, and that is not an error.
     pub row_limit: Option<u64>,
     /// A name to cancel it by, unlike that of every running query; made where none is given.
     pub query_id: Option<String>,
+}
+
+/// Says which tables may be read. Others are as if they were not there.
+#[derive(Clone)]
+pub struct Readable(Arc<dyn Fn(&TableName) -> bool + Send + Sync>);
+
+impl Readable {
+    /// The tables that `may` says yes to.
+    pub fn new(may: impl Fn(&TableName) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(may))
+    }
+
+    pub(crate) fn may(&self, table: &TableName) -> bool {
+        (self.0)(table)
+    }
+}
+
+impl std::fmt::Debug for Readable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Readable")
+    }
 }
 
 /// A query that runs.

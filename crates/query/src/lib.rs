@@ -33,7 +33,7 @@ mod run;
 mod scan;
 mod table;
 
-pub use engine::{QueryEngine, QueryLimits, QueryOptions, QueryRequest, RunningQuery};
+pub use engine::{QueryEngine, QueryLimits, QueryOptions, QueryRequest, Readable, RunningQuery};
 pub use error::QueryError;
 pub use lake::{Comparison, Condition, LakeTables, LakeView, Literal, RowStream, ViewScan};
 pub use request::{SqlRequest, SqlResponse};

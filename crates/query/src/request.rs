@@ -70,7 +70,7 @@ impl SqlRequest {
             limits.timeout = duration(timeout)?;
         }
         let Self { sql, parameters, limit, query_id, .. } = self;
-        Ok(QueryRequest { sql, parameters, tenant, limits: Some(limits), row_limit: limit, query_id })
+        Ok(QueryRequest { sql, parameters, tenant, readable: None, limits: Some(limits), row_limit: limit, query_id })
     }
 }
 

@@ -87,7 +87,12 @@ pub(crate) async fn start(
     let limits = request.limits.map_or(options.default_limits, |l| l.at_most(options.default_limits));
     let Place { name, permit, cancelled } = place;
     let query_id = name.query_id.clone();
-    let visible = Arc::new(Visible::new(options.memtables.clone(), options.lake.clone(), request.tenant.clone()));
+    let visible = Arc::new(Visible::new(
+        options.memtables.clone(),
+        options.lake.clone(),
+        request.tenant.clone(),
+        request.readable.clone(),
+    ));
     let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
     let job = Job { state, visible, request, memory_limit: options.memory_limit_bytes as u64, permit };
     let task = threads.spawn(async move {

@@ -5,12 +5,15 @@
 //! append fails: there is no instant between the check and the set, and no key of a record that was not stored.
 //! Keys are part of the frame; those of trimmed frames are kept in files ([`crate::keys`]): the window survives a restart.
 
+mod shared;
 mod window;
 mod windows;
 
 use lakegate_memtable::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+pub(crate) use shared::{Claim, ClaimError, SharedWindow};
+pub use shared::{SharedSettings, SharedUrlError, WhenAway};
 pub(crate) use window::{Met, Window};
 pub(crate) use windows::{Windows, stream_hash};
 

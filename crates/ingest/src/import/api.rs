@@ -78,6 +78,8 @@ pub struct ImportSummary {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Whether the file was taken as it is.
+    pub adopted: bool,
     /// Commits.
     pub commits: u64,
     /// The table's snapshot after the last of them.

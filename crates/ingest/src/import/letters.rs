@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::api::{Client, Payloads, Source, Submission, SubmitError, Wire};
 use crate::batch::{Rules, Shaped};
+use crate::duplicates::Claim;
 use crate::gate::{Gate, Inner};
 use crate::streams::DEAD_LETTERS;
 use crate::submit::Asked;
@@ -137,7 +138,7 @@ impl Inner {
         let raw: Vec<&[u8]> = letters.iter().map(|letter| letter.raw.as_ref()).collect();
         let told_by = BatchRequest { records: raw, ..BatchRequest::default() };
         let asked = Asked { submission: &submission, request: &told_by, rules: &rules, batch_id };
-        self.append(&asked, &mut shaped).map(|(ticket, _)| ticket)
+        self.append(&asked, &mut shaped, &Claim::default()).map(|appended| appended.ticket)
     }
 }
 

@@ -10,6 +10,7 @@
 //! breaks the contract is set aside with its file, number and text; memory is the gate's, and bounded. Refuses: a file of
 //! which no row could fit; a stream that the credentials do not reach.
 
+mod adopt;
 mod api;
 mod claim_files;
 pub(crate) mod claims;
@@ -26,11 +27,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use lakegate_access::Action;
 use lakegate_formats::{BadRow, Mark, Piece, RAW_BYTES, Rows};
 use lakegate_lake::{FileMark, FileState, LakeTable};
-use lakegate_model::{ReasonCode, Refusal, StreamKey, Tally};
+use lakegate_model::{Column, ColumnSource, ColumnType, ReasonCode, Refusal, StreamKey, Tally};
 
 pub use api::{Begun, ImportError, ImportSummary, ImportTarget, PieceCounts};
 pub(crate) use claim_files::{NotTold, settle as settle_claims};
@@ -170,6 +172,23 @@ impl Import {
     #[must_use]
     pub fn rows_before(&self) -> u64 {
         self.summary.rows_before
+    }
+
+    /// The types that the stream wants of a text file's columns, by the names that the file has them under. What has a
+    /// notation of its own in the contract, such as times, is wanted as text.
+    #[must_use]
+    pub fn text_types(&self) -> SchemaRef {
+        let plain = |column: &Column| match column.column_type {
+            ColumnType::Int | ColumnType::Long | ColumnType::Float | ColumnType::Double => {
+                lakegate_memtable::arrow_type(column.column_type)
+            }
+            _ => DataType::Utf8,
+        };
+        let field = |column: &Column| match &column.source {
+            ColumnSource::Path(path) => Some(Field::new(path.join("."), plain(column), true)),
+            ColumnSource::Envelope(_) => None,
+        };
+        Arc::new(Schema::new(self.stream.shaper.contract.columns.iter().filter_map(field).collect::<Vec<_>>()))
     }
 
     /// Takes the next piece of the file. Its rows are in the table after the next commit, at the latest that of

@@ -42,7 +42,7 @@ impl OwnColumns {
     ///
     /// # Errors
     /// They cannot be a table's columns; the reason is for people.
-    pub(crate) fn contract(&self) -> Result<Contract, String> {
+    pub fn contract(&self) -> Result<Contract, String> {
         let (columns, event_key) = match self {
             Self::Schema(schema) => (columns_of(schema)?, Vec::new()),
             Self::Table { table, keyed } => {

@@ -149,6 +149,11 @@ impl Files {
         Ok(std::mem::take(&mut self.written))
     }
 
+    /// Takes a file in that is written already.
+    pub(crate) fn take_written(&mut self, file: WrittenFile) {
+        self.written.push(file);
+    }
+
     /// Bytes of files that are written and not handed out yet.
     pub(crate) fn written_bytes(&self) -> u64 {
         self.written.iter().map(WrittenFile::bytes).sum()

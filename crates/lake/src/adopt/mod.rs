@@ -105,6 +105,7 @@ impl LakeTable {
                 location
             }
         };
+        self.live.lock().insert(location.clone());
         let data_file = builder.file_path(location).build().map_err(LakeError::invalid)?;
         Ok(WrittenFile { data_file, spec_id, schema, table_uuid: self.uuid, mapped, referenced })
     }

@@ -174,3 +174,29 @@ async fn a_referenced_file_stays_where_it_is_and_one_outside_is_refused() {
     commit(&table, 2, files.into_iter().next().unwrap()).await;
     assert_eq!(event_ids(&table.view()).await.len(), 3);
 }
+
+/// A file that lacks a map column: the library's reader has no nulls of it.
+#[tokio::test]
+async fn a_table_with_adopted_files_is_read_compacted_and_cut_with_all_its_columns() {
+    let bench = Bench::new();
+    let table = bench.table().await;
+    for n in 0..10 {
+        append(&table, n, n + 1).await;
+    }
+    for (id, with_ids) in [(10, true), (20, false)] {
+        let file = parquet(&foreign(&[id, id + 1], 0, with_ids));
+        let written = table.adopt_file(plan(&table, &file, &[]).unwrap(), copy(&file)).await.unwrap();
+        commit(&table, u128::try_from(id).unwrap(), written).await;
+    }
+    let shape = |batches: Vec<RecordBatch>| -> (usize, usize) {
+        let nulls = |b: &RecordBatch| b.column_by_name("attributes").unwrap().null_count();
+        (batches.iter().map(RecordBatch::num_rows).sum(), batches.iter().map(nulls).sum())
+    };
+    // Of the ten rows of our own, every third has no attributes.
+    assert_eq!(shape(read(&table.view(), ScanRequest::default()).await), (14, 8));
+    assert_eq!(table.compact_once().await.unwrap().removed, 12);
+    assert_eq!(shape(read(&table.view(), ScanRequest::default()).await), (14, 8));
+    let id = Condition { column: "event_id".to_owned(), op: Op::Eq, value: Scalar::Text("e-00000020".to_owned()) };
+    assert_eq!(table.remove_rows(&[id]).await.unwrap().rows, 1);
+    assert_eq!(shape(read(&table.view(), ScanRequest::default()).await), (13, 7));
+}

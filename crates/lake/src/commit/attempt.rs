@@ -16,6 +16,7 @@ use iceberg::spec::{
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
+use super::exchange::{self, Exchange};
 use super::state::{COUNTERS, LogKeys};
 use super::{BaseState, COMMIT_ID, Commit, LogStep, merge, snapshot_id_of};
 use crate::adopt::{NAME_MAPPING, extend_mapping};
@@ -48,10 +49,11 @@ pub(super) struct Attempt {
     expired: Vec<i64>,
     expired_lists: Vec<String>,
     ledger: Option<NextLedger>,
+    exchange: Option<Exchange>,
 }
 
 impl Attempt {
-    pub(super) fn new(table: &LakeTable, commit: &Commit) -> Self {
+    pub(super) fn new(table: &LakeTable, commit: &Commit, exchange: Option<Exchange>) -> Self {
         Self {
             snapshot_id: snapshot_id_of(commit.commit_id),
             commit_id: commit.commit_id,
@@ -67,6 +69,7 @@ impl Attempt {
             expired: Vec::new(),
             expired_lists: Vec::new(),
             ledger: None,
+            exchange,
         }
     }
 
@@ -131,10 +134,15 @@ impl Attempt {
         };
         let mut list = own.clone();
         let before = base.manifests().await?;
-        let merged =
-            merge::merge(&manifests, &table.manifest_cache, &before, &format!("{stem}-{unique}"), &mut files).await?;
+        let (cache, unique_stem) = (&table.manifest_cache, format!("{stem}-{unique}"));
+        let merged = match &self.exchange {
+            None => merge::merge(&manifests, cache, &before, &unique_stem, &mut files).await?,
+            Some(e) => exchange::take_out(&manifests, cache, &before, e, &unique_stem, &mut files).await?,
+        };
         self.own_files.extend(merged.written.iter().cloned());
         self.replaced.extend(merged.replaced);
+        let removed = self.exchange.iter().flat_map(|e| &e.removed).map(|(file, _)| file.file_path().to_owned());
+        self.replaced.extend(removed.filter(|path| is_own_data(metadata, path)));
         list.extend(merged.manifests);
         self.sequence_number = metadata.next_sequence_number();
         let list_location = format!(
@@ -219,7 +227,7 @@ impl Attempt {
             .with_timestamp_ms(wall_ms.max(metadata.last_updated_ms()))
             .with_manifest_list(list_location)
             .with_schema_id(schema.id)
-            .with_summary(summary(table, commit, metadata, &schema.schema));
+            .with_summary(summary(table, commit, self.exchange.as_ref(), metadata, &schema.schema));
         match added_rows {
             Some((first, added)) => builder.with_row_range(first, added).build(),
             None => builder.build(),
@@ -306,33 +314,45 @@ fn target_schema(table: &LakeTable, commit: &Commit, metadata: &TableMetadata) -
     }
 }
 
-const TOTALS: [(&str, &str); 6] = [
-    ("total-data-files", "added-data-files"),
-    ("total-delete-files", "added-delete-files"),
-    ("total-records", "added-records"),
-    ("total-files-size", "added-files-size"),
-    ("total-position-deletes", "added-position-deletes"),
-    ("total-equality-deletes", "added-equality-deletes"),
+const TOTALS: [(&str, &str, &str); 6] = [
+    ("total-data-files", "added-data-files", "deleted-data-files"),
+    ("total-delete-files", "added-delete-files", "removed-delete-files"),
+    ("total-records", "added-records", "deleted-records"),
+    ("total-files-size", "added-files-size", "removed-files-size"),
+    ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
+    ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
 ];
 
-fn summary(table: &LakeTable, commit: &Commit, metadata: &TableMetadata, schema: &SchemaRef) -> Summary {
+fn summary(
+    table: &LakeTable,
+    commit: &Commit,
+    exchange: Option<&Exchange>,
+    metadata: &TableMetadata,
+    schema: &SchemaRef,
+) -> Summary {
     let mut collector = SnapshotSummaryCollector::default();
     for file in &commit.files {
         if let Some(spec) = metadata.partition_spec_by_id(file.spec_id) {
             collector.add_file(&file.data_file, Arc::clone(schema), Arc::clone(spec));
         }
     }
+    for (file, spec_id) in exchange.iter().flat_map(|e| &e.removed) {
+        if let Some(spec) = metadata.partition_spec_by_id(*spec_id) {
+            collector.remove_file(file, Arc::clone(schema), Arc::clone(spec));
+        }
+    }
     let mut entries = collector.build();
     let previous = metadata.current_snapshot().map(|s| &s.summary().additional_properties);
-    for (total, added) in TOTALS {
+    for (total, added, removed) in TOTALS {
         // A total that the snapshot before does not have cannot be known.
         let before = match previous {
             None => Some(0),
             Some(summary) => summary.get(total).and_then(|v| v.parse::<u64>().ok()),
         };
-        let added = entries.get(added).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let [added, removed] =
+            [added, removed].map(|key| entries.get(key).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0));
         if let Some(before) = before {
-            entries.insert(total.to_owned(), before.saturating_add(added).to_string());
+            entries.insert(total.to_owned(), before.saturating_add(added).saturating_sub(removed).to_string());
         }
     }
     let writer = &table.lake.options.writer;
@@ -348,7 +368,14 @@ fn summary(table: &LakeTable, commit: &Commit, metadata: &TableMetadata, schema:
     if !commit.marks.is_empty() || metadata.properties().contains_key(ledger::COUNT) {
         entries.insert(ledger::COUNT.to_owned(), "kept".to_owned());
     }
-    Summary { operation: Operation::Append, additional_properties: entries }
+    let operation = exchange.map_or(Operation::Append, |e| e.operation.clone());
+    Summary { operation, additional_properties: entries }
+}
+
+/// Whether a data file lies in the table's own folder: any other is never removed.
+pub(crate) fn is_own_data(metadata: &TableMetadata, path: &str) -> bool {
+    let own = format!("{}/", metadata.location().trim_end_matches('/'));
+    path.starts_with(&own)
 }
 
 fn with_sequence(mut manifest: ManifestFile, sequence_number: i64) -> ManifestFile {

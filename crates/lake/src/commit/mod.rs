@@ -13,6 +13,7 @@
 //! The snapshot's id follows from the commit's id: no catalog takes the same commit twice.
 
 mod attempt;
+mod exchange;
 mod merge;
 mod state;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::view::TableView;
 use crate::write::WrittenFile;
 
 use attempt::Attempt;
+pub(crate) use exchange::{Exchange, check_exchangeable};
 pub(crate) use state::{COUNTERS, LogKeys, LogState};
 
 /// The snapshot summary's key of the commit's id.
@@ -143,20 +145,30 @@ impl LakeTable {
     /// # Errors
     /// See [`CommitError`]; only [`CommitError::Unavailable`] is to be tried again, with the same commit.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, CommitError> {
+        self.commit_exchange(&commit, None).await
+    }
+
+    /// The same, with files taken out of the table by it.
+    pub(crate) async fn commit_exchange(
+        &self,
+        commit: &Commit,
+        exchange: Option<&Exchange>,
+    ) -> Result<CommitOutcome, CommitError> {
         let _turn = self.turn.lock().await;
         let started_us = self.lake.options.clock.monotonic_us();
-        self.check_commit(&commit)?;
+        self.check_commit(commit)?;
         let before = self.doubt().unknown.into_iter().find(|u| u.commit_id == commit.commit_id);
         let in_flight = before.map(|u| u.attempts).unwrap_or_default();
         let mut progress = Progress { attempts: 0, in_flight, last: String::new() };
-        let mut attempt = Attempt::new(self, &commit);
+        let mut attempt = Attempt::new(self, commit, exchange.cloned());
         let limit = self.lake.options.commit_attempts.max(1);
         let mut rounds = 0;
         loop {
-            let step = self.try_once(&commit, &mut attempt, &mut progress).await;
+            let step = self.try_once(commit, &mut attempt, &mut progress).await;
             rounds += 1;
             match step {
                 Ok(Step::Done(outcome)) => {
+                    self.forget_live(&commit.files);
                     self.set_doubt(Doubt::default());
                     metrics::histogram!("lakegate_lake_commit_seconds").record(self.seconds_since(started_us));
                     return Ok(outcome);

@@ -98,9 +98,14 @@ pub(crate) fn coalesce(batches: &[RecordBatch], schema: &Arc<ArrowSchema>) -> Re
 pub(crate) fn conform(batch: &RecordBatch, wanted: &ArrowSchemaRef) -> Result<RecordBatch, String> {
     let mut columns = Vec::with_capacity(wanted.fields().len());
     for field in wanted.fields() {
-        let column = batch
-            .column_by_name(field.name())
-            .ok_or_else(|| format!("the reader gave no column {:?}", field.name()))?;
+        let Some(column) = batch.column_by_name(field.name()) else {
+            // Nested columns that a file is too old for are not asked of the reader.
+            if field.is_nullable() && field.data_type().is_nested() {
+                columns.push(new_null_array(field.data_type(), batch.num_rows()));
+                continue;
+            }
+            return Err(format!("the reader gave no column {:?}", field.name()));
+        };
         columns.push(retype(column, field.data_type())?);
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));

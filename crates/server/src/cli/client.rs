@@ -1,13 +1,14 @@
 //! The commands' way to a running server: HTTP, with errors that say what to do.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -20,6 +21,27 @@ pub(crate) struct ServerAddress {
     /// The HTTP address of the server
     #[arg(long, env = "LAKEGATE_URL", hide_env_values = true, default_value = "http://127.0.0.1:3001")]
     pub(crate) url: String,
+    /// A file with the API key or token to show; else the environment variable LAKEGATE_TOKEN holds it
+    #[arg(long)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A file of the certificates (PEM) that sign the server's, where they are your own
+    #[arg(long, env = "LAKEGATE_CA", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl ServerAddress {
+    /// A server of our own on this machine.
+    pub(crate) fn local(url: String) -> Self {
+        Self { url, token_file: None, ca: None }
+    }
+
+    fn token(&self) -> Result<Option<String>, ClientError> {
+        let text = match &self.token_file {
+            Some(path) => std::fs::read_to_string(path).map_err(|e| ClientError::file(path, &e))?,
+            None => std::env::var("LAKEGATE_TOKEN").unwrap_or_default(),
+        };
+        Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
+    }
 }
 
 /// Why the server did not answer as wished.
@@ -44,17 +66,24 @@ pub(crate) enum ClientError {
     /// It broke off, or said something else than agreed.
     #[error("the server's answer could not be read: {0}")]
     Unreadable(String),
+    /// A file that the command line names.
+    #[error("{0}")]
+    File(String),
     /// The address is not one.
     #[error("{0:?} is not an address of a server; write \"http://127.0.0.1:3001\"")]
     BadAddress(String),
 }
 
 impl ClientError {
+    fn file(path: &Path, why: &dyn std::fmt::Display) -> Self {
+        Self::File(format!("{}: {why}", path.display()))
+    }
+
     /// How a command ends that meets this error.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Away { .. } | Self::Refused { status: 429 | 503, .. } => Exit::Temporary,
-            Self::Refused { .. } | Self::Unreadable(_) | Self::BadAddress(_) => Exit::Failure,
+            Self::Refused { .. } | Self::Unreadable(_) | Self::File(_) | Self::BadAddress(_) => Exit::Failure,
         }
     }
 }
@@ -72,7 +101,21 @@ impl Client {
         if !base.starts_with("http://") && !base.starts_with("https://") {
             return Err(ClientError::BadAddress(address.url.clone()));
         }
-        let http = reqwest::Client::builder()
+        let mut headers = HeaderMap::new();
+        if let Some(token) = address.token()? {
+            let bearer = HeaderValue::from_str(&format!("Bearer {token}"));
+            let mut bearer =
+                bearer.map_err(|_| ClientError::File("the token holds other than plain text".to_owned()))?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        let mut http = reqwest::Client::builder().default_headers(headers);
+        if let Some(path) = &address.ca {
+            let pem = std::fs::read(path).map_err(|e| ClientError::file(path, &e))?;
+            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| ClientError::file(path, &e))?;
+            http = roots.into_iter().fold(http, reqwest::ClientBuilder::add_root_certificate);
+        }
+        let http = http
             // A proxy of the environment is for the internet; the server is on this machine or beside it.
             .no_proxy()
             .connect_timeout(Duration::from_secs(5))

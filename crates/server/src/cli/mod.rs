@@ -8,9 +8,11 @@ mod bench;
 mod client;
 mod config;
 mod demo;
+mod dlq;
 mod exit;
 mod flush;
 mod import;
+mod key;
 mod output;
 #[cfg(test)]
 mod reference;
@@ -76,9 +78,15 @@ enum Command {
     /// Import files, folders, addresses and objects into tables
     #[command(after_help = import::EXAMPLES)]
     Import(import::ImportArgs),
+    /// List, show and bring again the records that were set aside
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Check, show and describe configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Make, list and revoke API keys; a running server notices within seconds
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Look into a write-ahead log on disk
     #[command(subcommand)]
     Wal(wal::WalCommand),
@@ -116,8 +124,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Tail(args) => interruptible(tail::run(args)).into(),
         Command::Status(args) => interruptible(status::run(args)).into(),
         Command::Flush(args) => interruptible(flush::run(args)).into(),
+        Command::Dlq(command) => interruptible(dlq::run(command)).into(),
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
+        Command::Key(command) => key::run(command).into(),
         Command::Wal(command) => wal::run(command).into(),
         Command::Bench(args) => with_threads(bench::run(args)),
         Command::Completions { shell } => {
@@ -180,9 +190,16 @@ mod tests {
             "lakegate import a.csv s3://b/c --stream s --parallel 4 --dry-run",
             "lakegate status --watch",
             "lakegate flush",
+            "lakegate dlq ls --stream orders --reason WRONG_TYPE",
+            "lakegate dlq show 1",
+            "lakegate dlq replay --stream orders --dry-run",
             "lakegate config check a.json",
             "lakegate config show --effective --origin",
             "lakegate config schema",
+            "lakegate key create --tenant acme --name shop --permission write:cart --permission read --expires 90d",
+            "lakegate key ls --json",
+            "lakegate key revoke abc",
+            "lakegate key rotate abc --overlap 1h",
             "lakegate wal ls",
             "lakegate wal verify --dir x",
             "lakegate wal dump --from 7 --limit 2",

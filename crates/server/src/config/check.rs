@@ -2,16 +2,17 @@
 
 use std::net::IpAddr;
 
+use super::auth::AuthMode;
 use super::network::Network;
 use super::problem::Problem;
-use super::settings::{AuthMode, Settings};
+use super::settings::Settings;
 use super::units::{Period, Size};
 
 /// Finds every reason why these settings cannot be used.
 pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
     check_listeners(settings, &mut problems);
-    check_auth(settings, &mut problems);
+    super::auth::check(settings, &mut problems);
     check_sizes(settings, &mut problems);
     check_periods(settings, &mut problems);
     check_storage(settings, &mut problems);
@@ -42,6 +43,19 @@ pub(crate) fn warnings(settings: &Settings) -> Vec<String> {
             "authentication is off and the listeners bind to {}: everyone who reaches this address may read and write everything",
             settings.ingestion.bind
         ));
+    }
+    if settings.auth.mode == AuthMode::Required
+        && settings.tls.certificate.is_empty()
+        && !is_loopback(&settings.ingestion.bind)
+    {
+        warnings.push(format!(
+            "the listeners bind to {} without TLS (tls.certificate): credentials and records go over the network in plain text",
+            settings.ingestion.bind
+        ));
+    }
+    let unused = !settings.auth.api_keys.is_empty() || settings.auth.jwt.is_set() || !settings.auth.mtls.is_empty();
+    if settings.auth.mode == AuthMode::None && unused {
+        warnings.push("auth names keys, but auth.mode is none: credentials are not looked at".to_owned());
     }
     warnings
 }
@@ -93,14 +107,6 @@ fn check_browsers(settings: &Settings, problems: &mut Vec<Problem>) {
             let message = format!("{proxy:?} is not an address or network; write \"10.0.0.7\" or \"10.0.0.0/8\"");
             problems.push(Problem::new(format!("limits.http.trusted_proxies[{i}]"), message));
         }
-    }
-}
-
-fn check_auth(settings: &Settings, problems: &mut Vec<Problem>) {
-    if settings.auth.mode == AuthMode::Required {
-        let message = "\"required\" is not in this version, and running open in its place would be wrong; set it to \
-                       \"none\" and keep the listeners on a loopback address";
-        problems.push(Problem::new("auth.mode", message));
     }
 }
 
@@ -212,8 +218,6 @@ fn uri_problem(uri: &str) -> Option<&'static str> {
 /// Sections that have names but nothing behind them in this version: used, they are refused rather than ignored.
 fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
     let later = [
-        ("auth.api_keys", settings.auth.api_keys.is_empty(), "API keys are"),
-        ("auth.jwt", settings.auth.jwt.is_empty(), "bearer tokens are"),
         ("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is"),
         ("sinks", settings.sinks.0.is_empty(), "sinks are"),
         ("routes", settings.routes.0.is_empty(), "routes are"),

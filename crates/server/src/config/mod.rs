@@ -3,6 +3,7 @@
 //! Promises that a configuration which loads can be used: every unknown name, wrong value and contradiction is found
 //! at once, with file, line and column, and with what would be right. Refuses to guess. Secrets are never printed.
 
+mod auth;
 mod check;
 mod imports;
 mod layers;
@@ -27,11 +28,12 @@ use std::path::{Path, PathBuf};
 use lakegate_model::{Contract, StreamName};
 use serde_json::Value;
 
+pub(crate) use auth::{Auth, AuthMode, Certificate, ClientCertificates, JwtAlgorithm, Rate};
 pub(crate) use check::is_loopback;
 pub(crate) use network::Network;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use schema::{schema, schema_text, sorted};
-pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Settings, Telemetry};
+pub(crate) use settings::{CompressionType, Duplicates, LogFormat, LogLevel, Redis, Settings, Telemetry, WhenAway};
 pub(crate) use show::{ShowWhat, show};
 pub(crate) use units::Period;
 

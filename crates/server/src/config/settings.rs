@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::auth::{Auth, Rates, TlsSettings};
 use super::imports::Imports;
 use super::secret::{Secret, SecretSection};
 use super::stream::StreamSettings;
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) catalog: Catalog,
     /// Who may do what.
     pub(crate) auth: Auth,
+    /// Secret connections, and client certificates.
+    pub(crate) tls: TlsSettings,
     /// Where files may be imported from.
     pub(crate) imports: Imports,
     /// Kafka topics to read.
@@ -129,6 +132,49 @@ pub(crate) struct Duplicates {
     pub(crate) requests_window: Period,
     /// The most memory that such answers take. Past it the tenant with the most loses its oldest.
     pub(crate) requests_memory: Size,
+    /// A Redis in which several instances share their windows. Without `url` each instance has its own.
+    pub(crate) redis: Redis,
+}
+
+/// A Redis in which several instances share their windows. It must keep what it confirmed: run it with `appendonly yes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Redis {
+    /// Its address, such as `redis://:password@host:6379/0`. Empty: none.
+    pub(crate) url: Secret,
+    /// What all keys begin with; instances with the same prefix share.
+    pub(crate) prefix: String,
+    /// What is done while it is away.
+    pub(crate) when_away: WhenAway,
+    /// How long a request waits for it, and for claims of other instances, before it is told to come back later.
+    pub(crate) wait: Period,
+    /// How long a claim stands that nobody confirms.
+    pub(crate) claim: Period,
+    /// How long one exchange with it may take.
+    pub(crate) timeout: Period,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: Secret::default(),
+            prefix: "lakegate:".into(),
+            when_away: WhenAway::Wait,
+            wait: Period::from_secs(5),
+            claim: Period::from_secs(30),
+            timeout: Period::from_secs(2),
+        }
+    }
+}
+
+/// What is done with requests while Redis is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WhenAway {
+    /// They wait, and are told to come back later.
+    Wait,
+    /// They are taken by what this instance knows, marked in the log and counted.
+    AcceptAndMark,
 }
 
 impl Default for Duplicates {
@@ -137,6 +183,7 @@ impl Default for Duplicates {
             keys_max: 10_000_000,
             requests_window: Period::from_millis(24 * 3600 * 1000),
             requests_memory: Size::mib(64),
+            redis: Redis::default(),
         }
     }
 }
@@ -267,43 +314,6 @@ impl Default for Catalog {
     }
 }
 
-/// Whether requests need credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum AuthMode {
-    /// Anyone who reaches the port may write and read; the tenant is what the request says.
-    None,
-    /// Every request needs credentials.
-    Required,
-}
-
-/// Who may do what.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Auth {
-    /// Whether requests need credentials. `required` is not in this version: it is refused, not ignored.
-    pub(crate) mode: AuthMode,
-    /// Whether a listener may bind to an address that other machines reach while `mode` is `none`.
-    pub(crate) allow_anonymous_remote: bool,
-    /// API keys. Not in this version.
-    #[schemars(schema_with = "SecretSection::list_schema")]
-    pub(crate) api_keys: SecretSection,
-    /// How bearer tokens are checked. Not in this version.
-    #[schemars(schema_with = "SecretSection::object_schema")]
-    pub(crate) jwt: SecretSection,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            mode: AuthMode::None,
-            allow_anonymous_remote: false,
-            api_keys: SecretSection::list(),
-            jwt: SecretSection::object(),
-        }
-    }
-}
-
 /// Kafka topics to read. The Kafka source is not in this version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -349,6 +359,8 @@ pub(crate) struct Limits {
     pub(crate) sql: SqlLimits,
     /// The HTTP listener.
     pub(crate) http: HttpLimits,
+    /// How much each client and tenant may send.
+    pub(crate) rates: Rates,
     /// How long a stop may take: requests in flight have the first half to end, then memory is committed. What is left
     /// then stays in the log.
     pub(crate) drain_timeout: Period,
@@ -356,7 +368,12 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sql: SqlLimits::default(), http: HttpLimits::default(), drain_timeout: Period::from_secs(30) }
+        Self {
+            sql: SqlLimits::default(),
+            http: HttpLimits::default(),
+            rates: Rates::default(),
+            drain_timeout: Period::from_secs(30),
+        }
     }
 }
 

@@ -196,8 +196,8 @@ fn s04_an_open_server_is_not_bound_to_the_world_by_accident() {
     assert!(config.warnings[0].contains("everyone"), "{:?}", config.warnings);
     assert!(problems(r#"{ "ingestion": { "bind": "everywhere" } }"#)[0].contains("not an IP address"));
     assert!(load(r#"{ "ingestion": { "bind": "::1" } }"#).is_ok());
-    let found = problems(r#"{ "auth": { "mode": "required" } }"#);
-    assert!(found[0].contains("not in this version"), "{found:?}");
+    let config = load(r#"{ "ingestion": { "bind": "0.0.0.0" }, "auth": { "mode": "required" } }"#).unwrap();
+    assert!(config.warnings[0].contains("without TLS"), "{:?}", config.warnings);
 }
 
 #[test]
@@ -211,6 +211,19 @@ fn settings_that_do_not_go_together_are_refused() {
         (r#"{ "storage": { "warehouse": "s3://bucket/x" } }"#, "not in this version"),
         (r#"{ "kafka": { "sources": [{}] } }"#, "not in this version"),
         (r#"{ "imports": { "roots": ["srv"] } }"#, "whole path"),
+        (r#"{ "auth": { "jwt": { "jwks_url": "http://keys.example/x", "issuers": ["i"] } } }"#, "https://host/path"),
+        (
+            r#"{ "auth": { "jwt": { "jwks_url": "https://u:p@keys.example/x", "issuers": ["i"] } } }"#,
+            "https://host/path",
+        ),
+        (r#"{ "auth": { "jwt": { "keys_file": "k.pem" } } }"#, "`issuers` or `audiences`"),
+        (r#"{ "auth": { "jwt": { "algorithm": "HS256", "secret": "short", "issuers": ["i"] } } }"#, "32 bytes"),
+        (r#"{ "auth": { "jwt": { "algorithm": "none" } } }"#, "RS256"),
+        (r#"{ "auth": { "api_keys": [{ "tenant": "a", "permissions": ["write"] }] } }"#, "`id` and `hash`"),
+        (r#"{ "auth": { "api_keys": [{ "key": "hunter2", "tenant": "a", "permissions": [] }] } }"#, "lgk_"),
+        (r#"{ "auth": { "mtls": [{ "name": "cn:x", "tenant": "a", "permissions": [] }] } }"#, "tls.client_ca"),
+        (r#"{ "tls": { "certificate": "c.pem" } }"#, "go together"),
+        (r#"{ "limits": { "rates": { "tenants": { "A": {} } } } }"#, "not a valid name"),
         (r#"{ "catalog": { "uri": "catalog:8181" } }"#, "http://host:port"),
     ] {
         let found = problems(text);

@@ -15,11 +15,13 @@ use arrow::datatypes::Int64Type;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use lakegate_access::Action;
 use lakegate_model::{StreamKey, TableName, Tally};
 use lakegate_query::{QueryError, QueryRequest};
 use serde_json::{Value, json};
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 
 /// How often a table is counted that moves meanwhile.
@@ -31,18 +33,21 @@ const BETWEEN: Duration = Duration::from_millis(150);
 /// The tables that take what is set aside.
 const DEAD_LETTERS: &str = "dead_letters";
 
-pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.check_some(Action::Read)?;
+    let tenant = caller.scope(None)?;
     app.gate.load_imported().await.map_err(unavailable)?;
-    let gate = app.gate.status(None, None);
+    let mine = |key: &StreamKey| caller.may_read(key.tenant.as_str(), key.stream.as_str());
+    let gate = app.gate.status(tenant.as_ref(), None);
     let mut streams = Vec::new();
     let mut closes = true;
-    for (key, tally) in &app.gate.balance() {
+    for (key, tally) in app.gate.balance().iter().filter(|(key, _)| mine(key)) {
         let right = tally.closes();
         closes &= right;
         streams.push(stream_json(key, tally, right));
     }
     let mut tables: BTreeMap<TableName, ()> = BTreeMap::new();
-    for stream in &gate.streams {
+    for stream in gate.streams.iter().filter(|stream| mine(&stream.key)) {
         tables.insert(stream.table.clone(), ());
     }
     let mut found = Vec::new();

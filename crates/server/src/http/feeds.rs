@@ -15,6 +15,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use lakegate_access::{Opened, Principal};
 use lakegate_ingest::{Delivery, FollowError, FollowFrom, Follower, StreamRows};
 use lakegate_model::{StreamKey, StreamName, TenantId};
 use serde::Deserialize;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 
 /// Pieces that wait for a slow client; the log waits for the rest.
@@ -48,6 +50,7 @@ pub(crate) struct Asked {
 
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(stream): Path<String>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
@@ -55,11 +58,26 @@ pub(crate) async fn get(
     let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_request", detail);
     let stream = StreamName::new(&stream).map_err(|e| wrong(e.to_string()))?;
     let tenant = asked.tenant.as_deref().map(TenantId::new).transpose().map_err(|e| wrong(e.to_string()))?;
+    caller.check_read(&stream)?;
+    let tenant = caller.scope(tenant)?;
+    let principal = caller.principal().cloned();
+    let place = app.access.open_place(principal.as_deref())?;
     let start = Start::read(asked.from.as_deref(), &headers).map_err(wrong)?;
     let follower = app.gate.follow(start.from).map_err(|e| problem_of(&e))?;
     let events = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.contains("text/event-stream"));
     let (pieces, body) = mpsc::channel(QUEUE_PIECES);
-    let feed = Feed { app, stream, tenant, follower, seen: start.seen, events, left: asked.limit, pieces };
+    let feed = Feed {
+        app,
+        principal,
+        _place: place,
+        stream,
+        tenant,
+        follower,
+        seen: start.seen,
+        events,
+        left: asked.limit,
+        pieces,
+    };
     tokio::spawn(feed.run());
     let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
     let body = Body::from_stream(ReceiverStream::new(body));
@@ -114,6 +132,9 @@ impl Start {
 
 struct Feed {
     app: Arc<App>,
+    /// Whose feed it is: it ends with their credentials.
+    principal: Option<Arc<Principal>>,
+    _place: Option<Opened>,
     stream: StreamName,
     tenant: Option<TenantId>,
     follower: Follower,
@@ -126,6 +147,8 @@ struct Feed {
 impl Feed {
     async fn run(mut self) {
         let mut silent = 0;
+        let (access, principal) = (self.app.access.clone(), self.principal.clone());
+        let mut ended = std::pin::pin!(access.ended(principal.as_deref()));
         while self.left != Some(0) {
             let (stream, tenant) = (self.stream.clone(), self.tenant.clone());
             let wanted =
@@ -133,6 +156,7 @@ impl Feed {
             let next = tokio::time::timeout(LOOK_EVERY, self.follower.next(wanted));
             let next = tokio::select! {
                 () = self.pieces.closed() => return,
+                () = ended.as_mut() => return,
                 next = next => next,
             };
             let going_on = match next {

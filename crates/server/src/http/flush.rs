@@ -8,10 +8,12 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 
 /// Answers when everything that was durable at its beginning is in its tables.
-pub(crate) async fn post(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn post(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.check_operator()?;
     let offset = app.log.durable_offset();
     let failed = app.gate.flush_all().await;
     if failed.is_empty() {

@@ -17,6 +17,7 @@ use axum::http::header::{ORIGIN, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use lakegate_access::{self as access, Access, Action, Peer, Principal};
 use lakegate_ingest::Client;
 use lakegate_sources::rest::{Caller, Refusal, Rest, Route};
 use tower::ServiceExt;
@@ -39,6 +40,7 @@ const EXPOSED: &str = "x-request-id, retry-after, location";
 pub(crate) struct Front {
     pub(crate) router: Router,
     pub(crate) rest: Arc<Rest>,
+    pub(crate) access: Access,
     pub(crate) hosts: KnownHosts,
     pub(crate) proxies: Vec<Network>,
     /// Whether spans go anywhere.
@@ -73,7 +75,7 @@ impl RequestIds {
 #[derive(Clone)]
 pub(crate) struct Connected {
     pub(crate) front: Arc<Front>,
-    pub(crate) peer: Option<IpAddr>,
+    pub(crate) peer: Peer,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
@@ -82,13 +84,13 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (front, peer) = (self.front.clone(), self.peer);
+        let (front, peer) = (self.front.clone(), self.peer.clone());
         Box::pin(async move { Ok(front.answer(request, peer).await) })
     }
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Response<FrontBody> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
         let Some(origin) = request.headers().get(ORIGIN) else { return self.answer_any(request, peer).await };
         let permitted = self.hosts.permits(origin).then(|| origin.clone());
         let asks_first = request.method() == Method::OPTIONS
@@ -104,31 +106,34 @@ impl Front {
         response
     }
 
-    async fn answer_any(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Response<FrontBody> {
+    async fn answer_any(&self, mut request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
+        let peer = Peer { address: self.client_address(peer.address, request.headers()), ..peer };
         match Route::of(request.uri().path()) {
             Some(route) => self.answer_source(&route, request, peer).await,
-            None => match self.router.clone().oneshot(request).await {
-                Ok(response) => response.map(FrontBody::Routed),
-                Err(never) => match never {},
-            },
+            None => {
+                request.extensions_mut().insert(peer);
+                match self.router.clone().oneshot(request).await {
+                    Ok(response) => response.map(FrontBody::Routed),
+                    Err(never) => match never {},
+                }
+            }
         }
     }
 
-    async fn answer_source(
-        &self,
-        route: &Route,
-        request: Request<Incoming>,
-        peer: Option<IpAddr>,
-    ) -> Response<FrontBody> {
+    async fn answer_source(&self, route: &Route, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
         let headers = request.headers();
         let id = CorrelationId::given(headers).unwrap_or_else(|| CorrelationId::made(self.ids.next()));
-        let answered = match self.hosts.refusal(request.uri(), headers, true) {
+        let let_in = match self.hosts.refusal(request.uri(), headers, true) {
             Some(problem) => Err(problem),
-            None => {
+            None => self.who_writes(request.uri().query(), headers, &peer).await,
+        };
+        let answered = match let_in {
+            Err(problem) => Err(problem),
+            Ok(principal) => {
                 let caller = Caller {
-                    principal: None,
+                    principal,
                     correlation_id: Some(id.as_str().to_owned()),
-                    client: Client { address: self.client_address(peer, headers), user_agent: user_agent(headers) },
+                    client: Client { address: peer.address, user_agent: user_agent(headers) },
                 };
                 let answering = self.rest.answer(route, request, caller);
                 let answered = if self.traced {
@@ -148,6 +153,21 @@ impl Front {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         response
+    }
+
+    /// Who sends records; refused before anything of the body is read where there may be none of theirs.
+    async fn who_writes(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<Option<Arc<Principal>>, Problem> {
+        if self.access.is_required() {
+            access::check_query(query)?;
+        }
+        let principal = self.access.authenticate(headers, peer).await?;
+        access::check_some(principal.as_deref(), Action::Write)?;
+        Ok(principal)
     }
 
     /// The address of whoever sent the request: the peer's own, or, as far as trusted proxies say so, the last one that

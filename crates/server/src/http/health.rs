@@ -11,8 +11,12 @@ use lakegate_ingest::{ComponentHealth, HealthState};
 use serde_json::{Map, Value, json};
 
 use super::App;
+use super::identity::Caller;
 use super::time::rfc3339;
 use crate::cli::VERSION;
+
+/// What everybody is told; the rest is for those who are known.
+const DOCUMENTED: [&str; 4] = ["status", "services", "metrics", "timestamp"];
 
 /// How the whole is: as its worst part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +89,7 @@ fn worst<'a>(components: impl Iterator<Item = &'a ComponentHealth>) -> Overall {
 }
 
 /// `GET /health`: 200 while healthy or degraded, 503 when unhealthy.
-pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response {
     let components = components(&app);
     let overall = worst(components.iter().map(|(component, _)| component));
     let gate = app.gate.status(None, None);
@@ -95,11 +99,12 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     let services: Map<String, Value> = components
         .iter()
         .map(|(c, ms)| {
-            let error = if c.message.is_empty() { Value::Null } else { c.message.clone().into() };
+            let hidden = c.message.is_empty() || caller.is_unknown();
+            let error = if hidden { Value::Null } else { c.message.clone().into() };
             (c.name.to_owned(), json!({ "status": Overall::of(c.state).as_str(), "latencyMs": ms, "error": error }))
         })
         .collect();
-    let body = json!({
+    let mut body = json!({
         "status": overall.as_str(),
         "version": VERSION,
         "node": app.config.settings.node.id,
@@ -113,6 +118,11 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
         },
         "timestamp": rfc3339(app.clock.wall_us()),
     });
+    if caller.is_unknown()
+        && let Some(members) = body.as_object_mut()
+    {
+        members.retain(|name, _| DOCUMENTED.contains(&name.as_str()));
+    }
     let status = if overall == Overall::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(body)).into_response()
 }
@@ -123,10 +133,12 @@ pub(crate) async fn live() -> Json<Value> {
 }
 
 /// `GET /readyz`: records may be sent here now; else why not.
-pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Response {
     let mut reasons: Vec<String> = app.readiness.reason().into_iter().map(str::to_owned).collect();
     let failing = app.gate.health().into_iter().filter(|c| c.state == HealthState::Unhealthy);
-    reasons.extend(failing.map(|c| format!("{}: {}", c.name, c.message)));
+    reasons.extend(
+        failing.map(|c| if caller.is_unknown() { c.name.to_owned() } else { format!("{}: {}", c.name, c.message) }),
+    );
     if reasons.is_empty() {
         return Json(json!({ "ready": true })).into_response();
     }

@@ -1,19 +1,25 @@
 //! `/iceberg/v1`: the embedded catalog for every other engine, by the Iceberg REST catalog specification.
 //!
-//! Paths and status codes only; what they mean is the lake's [`RestService`]. The router brings no authentication: who
-//! mounts it puts that in front.
+//! Paths and status codes only; what they mean is the lake's [`RestService`]. A caller sees the namespace of its tenant,
+//! and in it the tables that it may read; what is not its own is answered as if it were not there. Changes are for
+//! operators: a commit or a registration may name any file of the warehouse, also another tenant's.
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, RawPathParams, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Router, middleware};
 use bytes::Bytes;
+use lakegate_access::Action;
 use lakegate_lake::{EmbeddedCatalog, RestAnswer, RestService};
 use serde::Deserialize;
+use serde_json::Value;
+
+use super::identity::Caller;
 
 /// A commit names its snapshot and properties, never rows: this is far more than any needs.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -41,6 +47,7 @@ pub(crate) fn router(catalog: Arc<EmbeddedCatalog>) -> Router {
         .route("/v1/views/rename", post(create_view))
         .route("/v1/transactions/commit", post(commit_transaction))
         .fallback(unknown)
+        .layer(middleware::from_fn(limit_to_own))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(RestService::new(catalog.as_ref().clone()));
     Router::new().nest("/iceberg", routes)
@@ -71,6 +78,41 @@ struct DropQuery {
     purge_requested: Option<String>,
 }
 
+/// The tenant that the caller is limited to; none: an operator, or authentication is off.
+fn own_tenant(caller: &Caller) -> Option<&str> {
+    if caller.is_operator() {
+        return None;
+    }
+    Some(caller.principal().map_or("", |principal| principal.tenant.as_str()))
+}
+
+/// Middleware: what is not the caller's is as if it were not there, and only operators change anything.
+async fn limit_to_own(caller: Caller, request: Request, next: Next) -> Response {
+    let Some(own) = own_tenant(&caller) else { return next.run(request).await };
+    let (mut parts, body) = request.into_parts();
+    // A path that there is not has none.
+    let places = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
+    let request = Request::from_parts(parts, body);
+    let reports = request.uri().path().ends_with("/metrics");
+    if !matches!(*request.method(), Method::GET | Method::HEAD) && !reports {
+        let message = "changes through the catalog need the permission operator";
+        return Answer(RestAnswer::error(403, "ForbiddenException", message)).into_response();
+    }
+    if let Err(problem) = caller.check_some(Action::Read) {
+        return problem.into_response();
+    }
+    let place = |name: &str| places.as_ref()?.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
+    let absent = match (place("namespace"), place("table")) {
+        (Some(namespace), _) if namespace != own => Some(("NoSuchNamespaceException", namespace)),
+        (Some(namespace), Some(table)) if !caller.may_read(namespace, table) => Some(("NoSuchTableException", table)),
+        _ => None,
+    };
+    match absent {
+        Some((kind, name)) => Answer(RestAnswer::error(404, kind, &format!("{name} does not exist"))).into_response(),
+        None => next.run(request).await,
+    }
+}
+
 async fn unknown() -> Answer {
     Answer(RestAnswer::error(404, "NotFoundException", "no such path in the catalog"))
 }
@@ -79,8 +121,12 @@ async fn config(State(service): Service) -> Answer {
     Answer(service.config())
 }
 
-async fn list_namespaces(State(service): Service, Query(query): Query<ListQuery>) -> Answer {
-    Answer(service.list_namespaces(query.parent.as_deref()).await)
+async fn list_namespaces(State(service): Service, caller: Caller, Query(query): Query<ListQuery>) -> Answer {
+    let mut answer = service.list_namespaces(query.parent.as_deref()).await;
+    if let Some(own) = own_tenant(&caller) {
+        answer.keep("namespaces", |namespace| namespace.get(0).and_then(Value::as_str) == Some(own));
+    }
+    Answer(answer)
 }
 
 async fn create_namespace(State(service): Service, body: Bytes) -> Answer {
@@ -103,8 +149,13 @@ async fn update_namespace(State(service): Service, Path(namespace): Path<String>
     Answer(service.update_namespace(&namespace, &body).await)
 }
 
-async fn list_tables(State(service): Service, Path(namespace): Path<String>) -> Answer {
-    Answer(service.list_tables(&namespace).await)
+async fn list_tables(State(service): Service, caller: Caller, Path(namespace): Path<String>) -> Answer {
+    let mut answer = service.list_tables(&namespace).await;
+    answer.keep("identifiers", |table| {
+        let name = table.get("name").and_then(Value::as_str);
+        name.is_some_and(|name| caller.may_read(&namespace, name))
+    });
+    Answer(answer)
 }
 
 async fn create_table(State(service): Service, Path(namespace): Path<String>, body: Bytes) -> Answer {

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 use super::request::CorrelationId;
 use crate::config::Period;
@@ -38,7 +39,7 @@ impl<S: Sync> FromRequestParts<S> for Credentials {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.extensions.get::<Arc<Principal>>().cloned()))
+        Ok(Self(parts.extensions.get::<Caller>().and_then(|caller| caller.principal.clone())))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use lakegate_access::{Connection as Transport, Tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ pub(crate) struct ConnectionLimits {
 pub(crate) async fn serve(
     listener: TcpListener,
     front: Arc<Front>,
+    tls: Option<Tls>,
     limits: ConnectionLimits,
     open: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -52,6 +54,7 @@ pub(crate) async fn serve(
                     stream,
                     http: http.clone(),
                     front: front.clone(),
+                    tls: tls.clone(),
                     header_timeout: limits.header_timeout,
                 };
                 let counted = Counted::new(open.clone(), permit);
@@ -76,8 +79,6 @@ pub(crate) async fn serve(
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    // Answers are small and waited for; a client that cannot have this set is served all the same.
-    let _ = stream.set_nodelay(true);
     Ok((stream, permit))
 }
 
@@ -118,22 +119,26 @@ struct Connection {
     stream: TcpStream,
     http: auto::Builder<TokioExecutor>,
     front: Arc<Front>,
+    tls: Option<Tls>,
     header_timeout: Duration,
 }
 
 impl Connection {
     async fn serve(self, stop: CancellationToken) {
         // The library's time for headers begins with their first byte; a client that sends none must not stay either.
-        let first_byte = tokio::time::timeout(self.header_timeout, self.stream.readable());
-        let silent = tokio::select! {
-            waited = first_byte => waited.is_err(),
-            () = stop.cancelled() => true,
+        let opening = async {
+            tokio::time::timeout(self.header_timeout, self.stream.readable()).await??;
+            Transport::open(self.stream, self.tls.as_ref(), self.header_timeout).await
         };
-        if silent {
-            return;
-        }
-        let peer = self.stream.peer_addr().ok().map(|address| address.ip());
-        let io = TokioIo::new(self.stream);
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = stop.cancelled() => return,
+        };
+        let (transport, peer) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return tracing::debug!(error = %e, "a connection was not opened"),
+        };
+        let io = TokioIo::new(transport);
         let connection = self.http.serve_connection_with_upgrades(io, Connected { front: self.front, peer });
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {

@@ -13,19 +13,23 @@ use serde_json::json;
 
 use super::App;
 use super::health;
+use super::identity::Caller;
+use super::problem::Problem;
 
-pub(crate) async fn get(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
+    caller.check_operator()?;
     let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if accept.contains("text/plain") || accept.contains("openmetrics") {
         refresh(&app);
-        return ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response();
+        let text = ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render());
+        return Ok(text.into_response());
     }
     let gate = app.gate.status(None, None);
     let totals = gate.totals;
     #[allow(clippy::cast_precision_loss, reason = "milliseconds for people")]
     let sync_ms = app.log.status().last_sync_us as f64 / 1e3;
     let http = app.connections();
-    Json(json!({
+    let figures = Json(json!({
         "ingestion": {
             "eventsReceived": totals.received,
             "eventsProcessed": totals.accepted + totals.duplicate + totals.dead_lettered,
@@ -40,8 +44,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, headers: HeaderMap) -> Resp
             "duplicatesIgnored": totals.duplicate,
             "storageLatency": sync_ms,
         },
-    }))
-    .into_response()
+    }));
+    Ok(figures.into_response())
 }
 
 /// Brings the figures up to date that are states rather than counts.

@@ -4,11 +4,13 @@
 //! time are bounded. Refuses: rules about records and tables; a handler decodes, calls another room, encodes.
 
 mod audit;
+mod dlq;
 mod feeds;
 mod flush;
 mod front;
 mod health;
 mod iceberg_catalog;
+mod identity;
 mod imports;
 mod listener;
 mod metrics;
@@ -26,8 +28,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
+use lakegate_access::Access;
 use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
@@ -39,10 +43,12 @@ use serde_json::{Value, json};
 
 use crate::cli::VERSION;
 use crate::config::{Config, is_loopback};
+use identity::Door;
 use request::KnownHosts;
 
 pub(crate) use front::{Front, RequestIds};
 pub(crate) use listener::{ConnectionLimits, serve};
+pub(crate) use time::rfc3339;
 
 /// Why records may not be sent here at the moment, if so.
 #[derive(Debug, Default)]
@@ -62,6 +68,7 @@ impl Readiness {
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) access: Access,
     pub(crate) gate: Gate,
     pub(crate) imports: Imports,
     pub(crate) log: Log,
@@ -104,10 +111,16 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/sql/{id}", delete(sql::cancel))
         .route("/api/audit", get(audit::get))
         .route("/api/flush", post(flush::post))
+        .route("/api/dlq", get(dlq::list))
+        .route("/api/dlq/{id}", get(dlq::show))
+        .route("/api/dlq/replay", post(dlq::replay))
         .route("/api/feeds/{stream}", get(feeds::get))
         .merge(import_routes())
-        .with_state(app);
-    wrap(quick.merge(long), hosts, body_bytes_max)
+        .with_state(app.clone());
+    let door = Door { access: app.access.clone(), open_metrics: app.config.settings.auth.open_metrics };
+    let all = quick.merge(long).fallback(nothing_here);
+    let all = all.layer(middleware::from_fn_with_state(door, identity::authenticate));
+    wrap(all, hosts, body_bytes_max)
 }
 
 /// Imports answer when they end, or when their asker has waited long enough.
@@ -141,6 +154,11 @@ fn wrap(router: Router, hosts: KnownHosts, body_bytes_max: usize) -> Router {
         .layer(middleware::from_fn(request::correlate))
 }
 
+/// Paths that there are not need credentials too: who has none learns nothing of which there are.
+async fn nothing_here() -> StatusCode {
+    StatusCode::NOT_FOUND
+}
+
 /// `GET /`: what there is.
 async fn index() -> Json<Value> {
     Json(json!({
@@ -153,6 +171,7 @@ async fn index() -> Json<Value> {
             "GET /metrics": "figures; Prometheus text for those who accept text/plain",
             "GET /api/status": "what came in and how far the lake is, per stream",
             "GET /api/audit": "whether everything that came in adds up to what is there",
+            "GET /api/dlq": "records that were set aside; /api/dlq/{id} shows one, POST /api/dlq/replay brings them again",
             "POST /api/flush": "brings what is in memory into the tables now",
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",

@@ -9,11 +9,13 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
+use lakegate_access::Action;
 use lakegate_query::output::{self, OutputFormat};
-use lakegate_query::{QueryError, SqlRequest};
+use lakegate_query::{QueryError, Readable, SqlRequest};
 use serde_json::{Value, json};
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 use super::request::CorrelationId;
 
@@ -27,9 +29,11 @@ const FORMATS: &str = "application/json, application/x-ndjson, text/csv, applica
 pub(crate) async fn run(
     State(app): State<Arc<App>>,
     Extension(id): Extension<CorrelationId>,
+    caller: Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
+    caller.check_some(Action::Read)?;
     // A page of another origin may send any other type without asking first.
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case("application/json")) {
@@ -42,7 +46,9 @@ pub(crate) async fn run(
     })?;
     let mut request = SqlRequest::read(&body).map_err(|e| problem_of(&e))?;
     request.query_id.get_or_insert_with(|| id.as_str().to_owned());
-    let query = request.into_query(&app.engine, None).map_err(|e| problem_of(&e))?;
+    let tenant = caller.scope(None)?;
+    let mut query = request.into_query(&app.engine, tenant).map_err(|e| problem_of(&e))?;
+    query.readable = readable(&caller);
     let result = app.engine.sql(query).await.map_err(|e| problem_of(&e))?;
     let query_id = result.query_id.clone();
     let rows = output::body(result, format).inspect_err(|e| tracing::info!(error = %e, "a query ended early"));
@@ -54,19 +60,34 @@ pub(crate) async fn run(
     Ok(response)
 }
 
+/// Which of its tenant's tables the caller may read, where these are not all.
+fn readable(caller: &Caller) -> Option<Readable> {
+    let principal = caller.principal()?.clone();
+    let all = principal.is_operator() || principal.may_all(Action::Read);
+    (!all).then(|| Readable::new(move |table| principal.may_name(Action::Read, &table.name)))
+}
+
 /// The queries that run.
-pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let running = app.engine.running(None);
+pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.check_some(Action::Read)?;
+    let tenant = caller.scope(None)?;
+    let running = app.engine.running(tenant.as_ref());
     let queries: Vec<Value> = running
         .into_iter()
         .map(|q| json!({ "id": q.query_id, "sql": q.sql, "elapsedMs": u64::try_from(q.elapsed.as_millis()).unwrap_or(u64::MAX) }))
         .collect();
-    Json(json!({ "queries": queries }))
+    Ok(Json(json!({ "queries": queries })))
 }
 
 /// Ends a query.
-pub(crate) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    if app.engine.cancel(&id, None) {
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    caller.check_some(Action::Read)?;
+    let tenant = caller.scope(None)?;
+    if app.engine.cancel(&id, tenant.as_ref()) {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(Problem::new(

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use lakegate_access::Action;
 use lakegate_ingest::StreamStatus;
 use lakegate_model::{StreamName, TenantId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 use super::time::rfc3339;
 use crate::cli::VERSION;
@@ -23,17 +25,26 @@ pub(crate) struct Asked {
     stream: Option<String>,
 }
 
-pub(crate) async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
+    caller.check_some(Action::Read)?;
     let wrong = |e: lakegate_model::NameError| Problem::new(StatusCode::BAD_REQUEST, "invalid_name", e.to_string());
     let tenant = asked.tenant.as_deref().map(TenantId::new).transpose().map_err(wrong)?;
     let stream = asked.stream.as_deref().map(StreamName::new).transpose().map_err(wrong)?;
+    let tenant = caller.scope(tenant)?;
     let mut gate = app.gate.status(tenant.as_ref(), stream.as_ref());
+    if let Some(principal) = caller.principal() {
+        gate.keep_readable(principal);
+    }
     for stream in gate.streams.iter_mut().filter(|s| s.snapshot_id.is_none() && s.absorbed_offset > 0) {
         ask_catalog(&app, stream).await;
     }
     let log = app.log.status();
     let totals = &gate.totals;
-    Ok(Json(json!({
+    let mut body = json!({
         "node": app.config.settings.node.id,
         "version": VERSION,
         "uptime_seconds": app.started.elapsed().as_secs(),
@@ -65,7 +76,13 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>)
             "rate_1m": gate.rate_1m.max(0.0),
         },
         "streams": gate.streams.iter().map(stream_json).collect::<Vec<_>>(),
-    })))
+    });
+    if !caller.is_operator()
+        && let Some(members) = body.as_object_mut()
+    {
+        members.retain(|name, _| !matches!(name.as_str(), "wal" | "memory"));
+    }
+    Ok(Json(body))
 }
 
 /// After a start, the gate knows a table's snapshot only once it commits; the catalog knows it at once. Where the catalog

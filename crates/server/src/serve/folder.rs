@@ -10,7 +10,7 @@ use lakegate_env::{DirLock, Disk};
 use super::ServeError;
 
 /// Makes the folder, readable by its owner alone, if it is not there. One that is there keeps its rights.
-pub(super) fn make(dir: &Path) -> Result<(), ServeError> {
+pub(crate) fn make(dir: &Path) -> Result<(), ServeError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -5,6 +5,7 @@
 //! as far as `limits.drain_timeout` allows, and closes the log. A second signal ends it at once; nothing that was
 //! acknowledged is lost by that, it is replayed at the next start.
 
+mod access;
 mod direct;
 mod folder;
 pub(crate) mod imports;
@@ -20,6 +21,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::Config;
+
+pub(crate) use folder::make as make_folder;
 
 /// Why the server did not start, or ended otherwise than asked.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +74,9 @@ pub(crate) enum ServeError {
     /// The gate does not open.
     #[error("{0}")]
     Gate(#[from] lakegate_ingest::GateOpenError),
+    /// Who is let in cannot be told.
+    #[error("{0}")]
+    Access(String),
     /// The queries cannot be set up.
     #[error("queries cannot be set up: {0}")]
     Query(String),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lakegate_env::{Clock, DirLock, Disk, Random, RealDisk, SystemClock, SystemRandom};
-use lakegate_ingest::{DuplicateSettings, Gate, GateOptions, GateSettings, StreamDeclaration};
+use lakegate_ingest::{DuplicateSettings, Gate, GateOptions, GateSettings, SharedSettings, StreamDeclaration};
 use lakegate_lake::{
     Catalog, CatalogError, Compression, EmbeddedCatalog, EmbeddedOptions, Lake, LakeOptions, Offload, RestCatalog,
     RestOptions, TokioPause, Warehouse, Writer,
@@ -15,7 +15,7 @@ use lakegate_model::Contract;
 use uuid::Uuid;
 
 use super::{ServeError, folder};
-use crate::config::{CompressionType, Config, Duplicates};
+use crate::config::{CompressionType, Config, Duplicates, Redis, WhenAway};
 
 /// Several requests that wait for the disk at once; what comes beyond is told to come back.
 const LOG_QUEUE_MESSAGES: usize = 16;
@@ -189,6 +189,21 @@ fn duplicate_settings(settings: &Duplicates) -> DuplicateSettings {
         keys_max: settings.keys_max,
         requests_window_us: i64::try_from(settings.requests_window.get().as_micros()).unwrap_or(i64::MAX),
         requests_bytes: settings.requests_memory.as_usize(),
+        shared: (!settings.redis.url.is_empty()).then(|| shared_settings(&settings.redis)),
+    }
+}
+
+fn shared_settings(redis: &Redis) -> SharedSettings {
+    SharedSettings {
+        url: redis.url.reveal().to_owned(),
+        prefix: redis.prefix.clone(),
+        when_away: match redis.when_away {
+            WhenAway::Wait => lakegate_ingest::WhenAway::Wait,
+            WhenAway::AcceptAndMark => lakegate_ingest::WhenAway::AcceptAndMark,
+        },
+        wait: redis.wait.get(),
+        claim: redis.claim.get(),
+        timeout: redis.timeout.get(),
     }
 }
 

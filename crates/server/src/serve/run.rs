@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use lakegate_access::Tls;
 use lakegate_ingest::Gate;
 use lakegate_log::{Log, LogHealth};
 use lakegate_sources::grpc::{GrpcLimits, GrpcOptions};
@@ -14,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::open::{Opened, open};
-use super::{ServeError, imports, queries, upkeep};
+use super::{ServeError, access, imports, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
@@ -78,6 +79,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let tls = access::open_tls(&config)?;
     let mut signals = Signals::listen()?;
     let listeners = Listeners::bind(&config).await?;
     let (grpc_address, http_address) = listeners.addresses()?;
@@ -86,9 +88,14 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         _ = signals.next() => return Ok(()),
     };
     let Opened { clock, log, lake, memtables, gate, catalog, lock } = opened;
+    let access = access::open(&config, clock.clone())?;
+    if let Some(quotas) = access.quotas() {
+        gate.limit(quotas.clone());
+    }
     let engine = queries::open(&config, &lake, memtables)?;
     let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
     let app = Arc::new(App {
+        access,
         imports,
         clock,
         gate: gate.clone(),
@@ -102,7 +109,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         config: config.clone(),
     });
     let stop = CancellationToken::new();
-    let mut parts = Parts::start(&app, catalog, listeners, &stop)?;
+    let mut parts = Parts::start(&app, catalog, listeners, tls, &stop)?;
     banner(&config, grpc_address, http_address, started);
 
     let broken = tokio::select! {
@@ -130,6 +137,7 @@ struct Parts {
     grpc: tokio::task::JoinHandle<Result<(), lakegate_sources::grpc::ServeError>>,
     http: tokio::task::JoinHandle<()>,
     upkeep: tokio::task::JoinHandle<()>,
+    keys: tokio::task::JoinHandle<()>,
     progress: tokio::sync::watch::Receiver<lakegate_log::Progress>,
 }
 
@@ -138,6 +146,7 @@ impl Parts {
         app: &Arc<App>,
         catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>,
         listeners: Listeners,
+        tls: Option<Tls>,
         stop: &CancellationToken,
     ) -> Result<Self, ServeError> {
         let settings = &app.config.settings;
@@ -145,6 +154,8 @@ impl Parts {
         let grpc = GrpcOptions {
             listener: listeners.grpc,
             gate: app.gate.clone(),
+            access: app.access.clone(),
+            tls: tls.clone(),
             version: VERSION.to_owned(),
             limits: GrpcLimits {
                 max_connections: usize::try_from(settings.ingestion.max_connections).unwrap_or(usize::MAX),
@@ -162,7 +173,15 @@ impl Parts {
         Ok(Self {
             flushing: tokio::spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
-            http: tokio::spawn(http::serve(listeners.http, front, limits, app.open_connections.clone(), stop.clone())),
+            keys: tokio::spawn(access::look_after(app.access.clone(), tls.clone(), stop.clone())),
+            http: tokio::spawn(http::serve(
+                listeners.http,
+                front,
+                tls,
+                limits,
+                app.open_connections.clone(),
+                stop.clone(),
+            )),
             upkeep: tokio::spawn(upkeep::run(app.metrics.clone())),
             progress: app.log.subscribe(),
         })
@@ -176,6 +195,7 @@ impl Parts {
             how = &mut self.flushing => ended("flushing", &how),
             how = &mut self.grpc => ended("the gRPC listener", &how),
             how = &mut self.http => ended("the HTTP listener", &how),
+            how = &mut self.keys => ended("looking after the keys", &how),
             how = &mut self.upkeep => ended("upkeep", &how),
         }
     }
@@ -197,6 +217,7 @@ fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -
     Ok(Arc::new(Front {
         router: http::router(app.clone(), catalog),
         rest: Arc::new(rest),
+        access: app.access.clone(),
         hosts: http::known_hosts(&app.config),
         proxies: http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
         traced: !settings.telemetry.otlp_endpoint.is_empty(),
@@ -264,8 +285,9 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
 /// One line: where it is, and what to do next.
 fn banner(config: &Config, grpc: SocketAddr, http: SocketAddr, started: Instant) {
     let log_to = if config.settings.storage.wal_enabled { "on" } else { "OFF" };
+    let scheme = if config.settings.tls.certificate.is_empty() { "http" } else { "https" };
     let text = format!(
-        "lakegate {VERSION} ready in {} ms: gRPC {grpc}, HTTP http://{http}, files {}, wal {log_to}; try: lakegate status --url http://{http}",
+        "lakegate {VERSION} ready in {} ms: gRPC {grpc}, HTTP {scheme}://{http}, files {}, wal {log_to}; try: lakegate status --url {scheme}://{http}",
         started.elapsed().as_millis(),
         config.settings.node.data_dir
     );

@@ -51,6 +51,7 @@ pub(crate) fn refused_batch(batch: &[u8], error: &SubmitError) -> Option<proto::
         SubmitError::BatchTooLarge { .. } => vec![whole_batch_error(ReasonCode::TooLarge.as_str(), error)],
         SubmitError::WrongTenant { .. }
         | SubmitError::Forbidden { .. }
+        | SubmitError::OverQuota { .. }
         | SubmitError::OutOfRoom { .. }
         | SubmitError::Unavailable { .. } => return None,
     };

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use lakegate_access::{self as access, Action, Principal};
 use lakegate_ingest::{Client, Source, Submission, SubmissionOutcome, Wire};
 use lakegate_model::{NameError, StreamName, TenantId};
 use prost::Message;
@@ -24,17 +25,27 @@ use super::shared::Shared;
 use super::stream;
 use super::wire;
 
+/// Who makes a call.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// None while authentication is off, and where credentials are not asked for.
+    pub(crate) principal: Option<Arc<Principal>>,
+    /// Credentials are needed elsewhere, and this one brought none: details are left out.
+    pub(crate) is_unknown: bool,
+}
+
 /// One call, from its headers to its answer.
 pub(crate) async fn answer_call<I: Intake>(
     shared: &Arc<Shared<I>>,
     method: Method,
+    caller: Caller,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
     let correlation_id = correlation_id(&parts.headers);
     let span = tracing::info_span!("grpc", method = method.name(), correlation_id = correlation_id.as_deref());
-    let call = Call { shared, headers: &parts.headers, correlation_id };
+    let call = Call { shared, headers: &parts.headers, caller, correlation_id };
     let answered = match method {
         Method::IngestStream => match call.open_stream(body, began, &span) {
             Ok(response) => return response,
@@ -65,10 +76,10 @@ pub(crate) fn log_refusal(status: &Status) {
     }
 }
 
-/// What the gate is given: the bytes as they came. The tenant is what the request says.
-pub(crate) fn submission(body: Bytes, correlation_id: Option<String>) -> Submission {
+/// What the gate is given: the bytes as they came. Without a principal the tenant is what the request says.
+pub(crate) fn submission(principal: Option<Arc<Principal>>, body: Bytes, correlation_id: Option<String>) -> Submission {
     Submission {
-        principal: None,
+        principal,
         source: Source::Grpc,
         wire: Wire::ProtoBatch,
         body,
@@ -81,11 +92,22 @@ pub(crate) fn submission(body: Bytes, correlation_id: Option<String>) -> Submiss
 struct Call<'a, I> {
     shared: &'a Arc<Shared<I>>,
     headers: &'a HeaderMap,
+    caller: Caller,
     correlation_id: Option<String>,
 }
 
 impl<I: Intake> Call<'_, I> {
+    /// Refuses before anything of the body is read what the caller may do with no stream at all.
+    fn check(&self, action: Action) -> Result<(), Status> {
+        access::check_some(self.caller.principal.as_deref(), action).map_err(|error| error::not_let_in(&error))
+    }
+
     async fn unary(self, method: Method, body: Incoming) -> Result<Response<ReplyBody>, Status> {
+        match method {
+            Method::IngestRecord | Method::IngestBatch | Method::IngestStream => self.check(Action::Write)?,
+            Method::GetIngestionStatus => self.check(Action::Read)?,
+            Method::HealthCheck => {}
+        }
         let reader = MessageReader::new(body, self.shared.read_rules(self.headers)?);
         let encoding = Encoding::for_answers(self.headers);
         let received = reader.only().await?;
@@ -101,7 +123,7 @@ impl<I: Intake> Call<'_, I> {
     }
 
     async fn submit(self, body: Bytes) -> Result<SubmissionOutcome, Status> {
-        let submission = submission(body, self.correlation_id);
+        let submission = submission(self.caller.principal, body, self.correlation_id);
         self.shared.intake.submit(submission).await.map_err(|error| error::status_of(&error))
     }
 
@@ -131,7 +153,12 @@ impl<I: Intake> Call<'_, I> {
             given(&request.tenant_id).map(|name| TenantId::new(&name)).transpose().map_err(wrong("tenant_id"))?;
         let stream =
             given(&request.endpoint_id).map(|name| StreamName::new(&name)).transpose().map_err(wrong("endpoint_id"))?;
-        let status = self.shared.intake.status(tenant.as_ref(), stream.as_ref());
+        let principal = self.caller.principal.as_deref();
+        let tenant = access::scope(principal, tenant).map_err(|error| error::not_let_in(&error))?;
+        let mut status = self.shared.intake.status(tenant.as_ref(), stream.as_ref());
+        if let Some(principal) = principal {
+            status.keep_readable(principal);
+        }
         Ok(frame_answer(&answer::status_response(&status), encoding))
     }
 
@@ -139,15 +166,23 @@ impl<I: Intake> Call<'_, I> {
         let unreadable = |error| error::malformed(format!("not a storage.HealthCheckRequest: {error}"));
         proto::HealthCheckRequest::decode(message).map_err(unreadable)?;
         let uptime = self.shared.began.elapsed().as_secs();
-        let response = answer::health_response(&self.shared.intake.health(), &self.shared.version, uptime);
+        let mut components = self.shared.intake.health();
+        if self.caller.is_unknown {
+            components.iter_mut().for_each(|component| component.message.clear());
+        }
+        let response = answer::health_response(&components, &self.shared.version, uptime);
         Ok(frame_answer(&response, encoding))
     }
 
     fn open_stream(&self, body: Incoming, began: Instant, span: &tracing::Span) -> Result<Response<ReplyBody>, Status> {
+        self.check(Action::Write)?;
         let reader = MessageReader::new(body, self.shared.read_rules(self.headers)?);
         let encoding = Encoding::for_answers(self.headers);
-        let template = stream::Template { correlation_id: self.correlation_id.clone(), encoding };
-        let (answers, task) = stream::open(self.shared.clone(), reader, template, began);
+        let principal = self.caller.principal.clone();
+        let place = self.shared.door.access.open_place(principal.as_deref());
+        let place = place.map_err(|error| error::not_let_in(&error))?;
+        let template = stream::Template { principal, correlation_id: self.correlation_id.clone(), encoding };
+        let (answers, task) = stream::open(self.shared.clone(), reader, template, place, began);
         tokio::spawn(task.instrument(span.clone()));
         Ok(grpc_reply(ReplyBody::Stream(Some(answers)), encoding))
     }

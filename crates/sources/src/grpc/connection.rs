@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use lakegate_access::{Connection, Peer};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -50,22 +51,30 @@ pub(crate) async fn serve_connection<I: Intake>(
     lane: Lane,
     abort: CancellationToken,
 ) {
-    // Answers are small and waited for.
-    let _ = stream.set_nodelay(true);
     let serving = async {
         let patience = match lane {
             Lane::Served => shared.limits.header_timeout,
             Lane::Overfull => shared.limits.header_timeout.min(OVERFULL_LIFE),
         };
-        let sniffing = tokio::time::timeout(patience, sniff(stream));
-        let sniffed = tokio::select! {
-            sniffed = sniffing => sniffed,
+        let opening = async {
+            let (connection, peer) = Connection::open(stream, shared.door.tls.as_ref(), patience).await?;
+            Ok::<_, std::io::Error>(sniff(connection).await?.map(|sniffed| (sniffed, peer)))
+        };
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(patience, opening) => opened,
             // Nothing was asked yet, so that nothing is owed.
             () = shared.drain.cancelled() => return,
         };
-        let Ok(Ok(Some(sniffed))) = sniffed else { return };
+        let (sniffed, peer) = match opened {
+            Ok(Ok(Some(opened))) => opened,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection was not opened");
+                return;
+            }
+            Ok(Ok(None)) | Err(_) => return,
+        };
         let result = match lane {
-            Lane::Served => serve(shared, sniffed).await,
+            Lane::Served => serve(shared, sniffed, peer).await,
             Lane::Overfull => tokio::time::timeout(OVERFULL_LIFE, refuse(shared, sniffed)).await.unwrap_or(Ok(())),
         };
         if let Err(error) = result {
@@ -78,12 +87,12 @@ pub(crate) async fn serve_connection<I: Intake>(
     }
 }
 
-async fn serve<I: Intake>(shared: Arc<Shared<I>>, sniffed: Sniffed) -> hyper::Result<()> {
+async fn serve<I: Intake>(shared: Arc<Shared<I>>, sniffed: Sniffed, peer: Peer) -> hyper::Result<()> {
     let (drain, limits) = (shared.drain.clone(), shared.limits.clone());
     let is_http2 = sniffed.is_http2;
     let service = service_fn(move |request: Request<Incoming>| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(answer(shared, request).await) }
+        let (shared, peer) = (shared.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(answer(shared, &peer, request).await) }
     });
     // Both kinds of connection have the same methods, but no trait in common.
     macro_rules! until_drained {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use lakegate_access::AccessError;
 use lakegate_ingest::SubmitError;
 use lakegate_model::{ReasonCode, RecordError, Refusal};
 use tonic::{Code, Status};
@@ -44,11 +45,37 @@ pub(crate) fn out_of_room(what: &str, message: &str, retry_after: Duration) -> S
     Status::with_error_details(Code::ResourceExhausted, cut(message, MESSAGE_BYTES_MAX), details)
 }
 
+/// The status when a client or its tenant sends more than it may.
+fn over_quota(limit: &str, setting: &str, message: &str, retry_after: Duration) -> Status {
+    let metadata = HashMap::from([("limit".to_owned(), limit.to_owned()), ("setting".to_owned(), setting.to_owned())]);
+    let mut details = ErrorDetails::with_error_info("OVER_QUOTA", DOMAIN, metadata);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, cut(message, MESSAGE_BYTES_MAX), details)
+}
+
 /// The status when the server cannot answer now.
 pub(crate) fn unavailable(reason: &str, message: &str, retry_after: Duration) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.set_retry_info(Some(retry_after));
     Status::with_error_details(Code::Unavailable, cut(message, MESSAGE_BYTES_MAX), details)
+}
+
+/// Who is not let in, as a status.
+pub(crate) fn not_let_in(error: &AccessError) -> Status {
+    if let AccessError::OverQuota(over) = error {
+        return over_quota(over.limit, &over.setting, &over.message, Duration::from_millis(over.retry_after_ms));
+    }
+    let code = match error.status().as_u16() {
+        403 => Code::PermissionDenied,
+        429 => Code::ResourceExhausted,
+        503 => Code::Unavailable,
+        _ => Code::Unauthenticated,
+    };
+    let mut details = ErrorDetails::with_error_info(error.code().to_ascii_uppercase(), DOMAIN, HashMap::new());
+    if let Some(seconds) = error.retry_after_s() {
+        details.set_retry_info(Some(Duration::from_secs(seconds)));
+    }
+    Status::with_error_details(code, cut(&error.to_string(), MESSAGE_BYTES_MAX), details)
 }
 
 /// What the gate refused, as a status.
@@ -67,6 +94,9 @@ pub(crate) fn status_of(error: &SubmitError) -> Status {
             let mut details = ErrorDetails::with_error_info("BATCH_TOO_LARGE", DOMAIN, metadata);
             details.add_bad_request_violation("records", error.to_string());
             Status::with_error_details(Code::InvalidArgument, error.to_string(), details)
+        }
+        SubmitError::OverQuota { limit, setting, message, retry_after_ms } => {
+            over_quota(limit, setting, message, Duration::from_millis(*retry_after_ms))
         }
         SubmitError::OutOfRoom { what, message, retry_after_ms } => {
             out_of_room(what, message, Duration::from_millis(*retry_after_ms))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lakegate_access::{Access, Tls};
 use lakegate_ingest::Gate;
 use tokio::net::TcpListener;
 
@@ -11,6 +12,10 @@ pub struct GrpcOptions {
     pub listener: TcpListener,
     /// Where records go.
     pub gate: Gate,
+    /// Who is let in.
+    pub access: Access,
+    /// The certificates, where connections are to be secret.
+    pub tls: Option<Tls>,
     /// The server's version, as `HealthCheck` tells it.
     pub version: String,
     /// How much is taken, and how long is waited.

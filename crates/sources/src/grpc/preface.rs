@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
+use lakegate_access::Connection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -14,11 +14,11 @@ const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) struct Sniffed {
     pub(crate) is_http2: bool,
     begun: BytesMut,
-    stream: TcpStream,
+    stream: Connection,
 }
 
 /// Reads until the protocol is clear. None: the peer went before it was.
-pub(crate) async fn sniff(mut stream: TcpStream) -> io::Result<Option<Sniffed>> {
+pub(crate) async fn sniff(mut stream: Connection) -> io::Result<Option<Sniffed>> {
     let mut begun = BytesMut::with_capacity(HTTP2.len());
     loop {
         if !HTTP2.starts_with(&begun) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use lakegate_access::Peer;
 use tonic::Status;
 use tower::ServiceExt;
 
-use super::calls::answer_call;
+use super::calls::{Caller, answer_call};
 use super::error;
 use super::intake::Intake;
 use super::observe::Method;
@@ -19,7 +20,13 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers one request.
-pub(crate) async fn answer<I: Intake>(shared: Arc<Shared<I>>, request: Request<Incoming>) -> Response<ReplyBody> {
+///
+/// Who asks is found before anything of the body is read.
+pub(crate) async fn answer<I: Intake>(
+    shared: Arc<Shared<I>>,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
     if !is_grpc(request.headers()) {
         return answer_plain(&request);
     }
@@ -33,9 +40,18 @@ pub(crate) async fn answer<I: Intake>(shared: Arc<Shared<I>>, request: Request<I
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
         return refused(unknown(path));
     };
+    let method = Method::named(method).filter(|_| service == "storage.IngestionService");
+    let caller = match shared.door.access.authenticate(request.headers(), peer).await {
+        Ok(principal) => Caller { principal, is_unknown: false },
+        // Whether it is there may be asked by anybody; how it is in detail may not.
+        Err(_) if service == "grpc.health.v1.Health" || method == Some(Method::HealthCheck) => {
+            Caller { principal: None, is_unknown: true }
+        }
+        Err(error) => return refused(error::not_let_in(&error)),
+    };
     match service {
-        "storage.IngestionService" => match Method::named(method) {
-            Some(method) => answer_call(&shared, method, request).await,
+        "storage.IngestionService" => match method {
+            Some(method) => answer_call(&shared, method, caller, request).await,
             None => refused(unknown(path)),
         },
         "grpc.health.v1.Health" => answer_by_tonic(&shared.health, request).await,

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lakegate_access::{Access, Tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -37,20 +38,28 @@ pub enum ServeError {
 /// # Errors
 /// See [`ServeError`]. A failing connection is no error.
 pub async fn serve(options: GrpcOptions, shutdown: CancellationToken) -> Result<(), ServeError> {
-    let GrpcOptions { listener, gate, version, limits } = options;
-    serve_intake(listener, gate, version, limits, shutdown).await
+    let GrpcOptions { listener, gate, access, tls, version, limits } = options;
+    serve_intake(listener, gate, Door { access, tls }, version, limits, shutdown).await
+}
+
+/// Who is let in, and how.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) access: Access,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// [`serve`], with whatever takes the requests.
 pub(crate) async fn serve_intake<I: Intake>(
     listener: TcpListener,
     intake: I,
+    door: Door,
     version: String,
     limits: GrpcLimits,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let drain_timeout = limits.drain_timeout;
-    let (shared, mut reporter) = Shared::new(intake, limits, version, shutdown.clone())?;
+    let (shared, mut reporter) = Shared::new(intake, door, limits, version, shutdown.clone())?;
     for service in SERVICES {
         reporter.set_service_status(service, ServingStatus::Serving).await;
     }

@@ -16,7 +16,7 @@ use super::compression::Encoding;
 use super::message::{Budget, ReadRules};
 use super::observe::Metrics;
 use super::options::GrpcLimits;
-use super::server::ServeError;
+use super::server::{Door, ServeError};
 
 /// The most bytes of a message to the health and reflection services.
 const SMALL_MESSAGE_BYTES: usize = 64 << 10;
@@ -27,6 +27,7 @@ pub(crate) type TonicService = BoxCloneSyncService<Request<Incoming>, Response<t
 /// What all connections share.
 pub(crate) struct Shared<I> {
     pub(crate) intake: I,
+    pub(crate) door: Door,
     pub(crate) limits: GrpcLimits,
     pub(crate) version: String,
     pub(crate) began: Instant,
@@ -42,6 +43,7 @@ pub(crate) struct Shared<I> {
 impl<I> Shared<I> {
     pub(crate) fn new(
         intake: I,
+        door: Door,
         limits: GrpcLimits,
         version: String,
         drain: CancellationToken,
@@ -64,6 +66,7 @@ impl<I> Shared<I> {
         let budget = Budget::new(limits.receive_budget_bytes);
         let shared = Self {
             intake,
+            door,
             limits,
             version,
             began: Instant::now(),

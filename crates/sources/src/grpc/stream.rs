@@ -5,6 +5,7 @@
 //!   taken by the client, so that a client that does not read its answers is not read from;
 //! - past `stream_window_bytes` of batches under way nothing is read;
 //! - answers leave in the order of sending, so that `acked_sequence` covers everything before it;
+//! - when its credentials end, or are revoked, nothing more is read;
 //! - what was read is answered before the stream ends, however it ends; after a batch that could not be taken nothing
 //!   more is acknowledged.
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, FuturesOrdered};
 use hyper::body::Body;
+use lakegate_access::{AccessError, Opened, Principal};
 use lakegate_ingest::SubmitError;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
@@ -36,6 +38,7 @@ use super::wire::StreamRequest;
 /// What holds for all batches of a stream.
 #[derive(Clone)]
 pub(crate) struct Template {
+    pub(crate) principal: Option<Arc<Principal>>,
     pub(crate) correlation_id: Option<String>,
     pub(crate) encoding: Option<Encoding>,
 }
@@ -58,6 +61,7 @@ pub(crate) fn open<I, B>(
     shared: Arc<Shared<I>>,
     reader: MessageReader<B>,
     template: Template,
+    place: Option<Opened>,
     began: Instant,
 ) -> (mpsc::Receiver<StreamItem>, impl Future<Output = ()>)
 where
@@ -66,6 +70,7 @@ where
 {
     let (answers, receiver) = mpsc::channel(shared.limits.stream_window_batches.max(1));
     let task = async move {
+        let _place = place;
         let end = run(&shared, reader, &template, answers.clone()).await;
         shared.metrics.note(Method::IngestStream, began, end.code());
         if end.code() != tonic::Code::Ok && !shared.drain.is_cancelled() {
@@ -87,6 +92,7 @@ where
     I: Intake,
     B: Body<Data = Bytes> + Unpin,
 {
+    let mut ended = std::pin::pin!(shared.door.access.ended(template.principal.as_deref()));
     let mut requests = std::pin::pin!(requests_of(reader, answers.clone()));
     let mut under_way = FuturesOrdered::new();
     let mut bytes_under_way = 0;
@@ -109,6 +115,7 @@ where
                 }
             }
             () = shared.drain.cancelled(), if end.is_none() => end = Some(draining()),
+            () = ended.as_mut(), if end.is_none() => end = Some(error::not_let_in(&AccessError::Ended)),
             () = answers.closed(), if end.is_none() => end = Some(Status::cancelled("the client ended the stream")),
             Some((place, read)) = requests.next(), if reads => match begin(read, &mut last_sequence) {
                 Ok((sequence, batch, received)) => {
@@ -189,10 +196,14 @@ async fn submit<I: Intake>(
 ) -> Result<lakegate_ingest::SubmissionOutcome, SubmitError> {
     let patience = tokio::time::Instant::now() + shared.limits.stream_patience;
     loop {
-        let mut submission = submission(batch.clone(), template.correlation_id.clone());
+        let mut submission = submission(template.principal.clone(), batch.clone(), template.correlation_id.clone());
         submission.in_order = true;
         let answer = shared.intake.submit(submission).await;
-        let Err(SubmitError::OutOfRoom { retry_after_ms, .. }) = &answer else { return answer };
+        let Err(SubmitError::OutOfRoom { retry_after_ms, .. } | SubmitError::OverQuota { retry_after_ms, .. }) =
+            &answer
+        else {
+            return answer;
+        };
         let again = tokio::time::Instant::now() + Duration::from_millis(*retry_after_ms);
         if again > patience || shared.drain.is_cancelled() {
             return answer;

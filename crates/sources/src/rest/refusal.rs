@@ -97,6 +97,12 @@ impl Refusal {
             SubmitError::BatchTooLarge { limit, .. } => {
                 Self::invalid("batch_too_large", message).with("limit", limit.into())
             }
+            SubmitError::OverQuota { limit, setting, retry_after_ms, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "over_quota", message)
+                    .retry_after(retry_after_ms.div_ceil(1000).max(1))
+                    .with("limit", limit.into())
+                    .with("setting", setting.into())
+            }
             SubmitError::OutOfRoom { retry_after_ms, .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "out_of_room", message)
                     .retry_after(retry_after_ms.div_ceil(1000).max(1))

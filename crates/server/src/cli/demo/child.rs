@@ -46,7 +46,7 @@ impl Server {
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         let (first, second) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
         let (grpc_port, http_port) = (first.local_addr()?.port(), second.local_addr()?.port());
-        let http = ServerAddress { url: format!("http://127.0.0.1:{http_port}") };
+        let http = ServerAddress::local(format!("http://127.0.0.1:{http_port}"));
         Ok(Self { dir: dir.to_owned(), grpc_port, http, http_port, child: None })
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
+use lakegate_access::Access;
 use lakegate_ingest::{ComponentHealth, GateStatus, HealthState, Submission, SubmissionOutcome, SubmitError};
 use lakegate_model::{ReasonCode, StreamName, Tally, TenantId, Verdict};
 use prost::Message;
@@ -21,7 +22,7 @@ use crate::grpc::intake::Intake;
 use crate::grpc::options::GrpcLimits;
 use crate::grpc::proto;
 use crate::grpc::proto::ingestion_service_client::IngestionServiceClient;
-use crate::grpc::server::serve_intake;
+use crate::grpc::server::{Door, serve_intake};
 
 /// No wait of a test takes longer, or it failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -191,7 +192,14 @@ impl<I: Intake> Server<I> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let serving = serve_intake(listener, gate.clone(), "1.2.3".to_owned(), limits, shutdown.clone());
+        let serving = serve_intake(
+            listener,
+            gate.clone(),
+            Door { access: Access::open_to_all(), tls: None },
+            "1.2.3".to_owned(),
+            limits,
+            shutdown.clone(),
+        );
         let task = Some(tokio::spawn(async move { serving.await.unwrap() }));
         Self { addr, gate, shutdown, task }
     }
