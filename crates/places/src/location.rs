@@ -122,6 +122,19 @@ impl Location {
         }
     }
 
+    /// The file's own name.
+    #[must_use]
+    pub fn file_name(&self) -> Option<String> {
+        match self {
+            Self::Local(path) => Some(path.file_name()?.to_string_lossy().into_owned()),
+            Self::S3 { key, .. } => key.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned),
+            Self::Http(url) => {
+                let name = url.path_segments()?.next_back()?;
+                String::from_utf8(percent_decoded(name)?).ok().filter(|name| !name.is_empty())
+            }
+        }
+    }
+
     /// As text that [`Self::parse`] reads back, whatever bytes the name has.
     #[must_use]
     pub fn uri(&self) -> String {

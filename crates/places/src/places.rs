@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::error::PlaceError;
-use crate::http::{Resolver, connect};
+use crate::http::{Resolver, check, connect};
 use crate::identity::FileIdentity;
 use crate::listing::{ListOptions, Listing};
 use crate::local::{Folders, LocalInput, io_error};
@@ -134,6 +134,28 @@ impl Places {
         })?;
         let identity = FileIdentity { uri: location.uri(), version: input.version() };
         Ok(Opened { input: Arc::new(input), identity, location, local: None })
+    }
+
+    /// Opens a file that this process itself put into the spool.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn open_spooled(&self, name: &str, identity: FileIdentity) -> Result<Opened, PlaceError> {
+        let spool = PlacesSettings { roots: vec![self.settings.spool_dir.clone()], ..PlacesSettings::default() };
+        let found = Folders::new(&spool, None).resolve(Path::new(name))?;
+        let input = Arc::new(LocalInput::open(&found)?);
+        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), local: Some(input) })
+    }
+
+    /// Whether a web address may be asked, without asking it. Its name is resolved.
+    ///
+    /// # Errors
+    /// It may not, or its name has no address.
+    pub fn check(&self, text: &str) -> Result<(), PlaceError> {
+        match Location::parse(text)? {
+            Location::Http(url) => self.shared.handle.block_on(check(&url, &self.settings.hosts, &*self.resolver)),
+            Location::Local(_) | Location::S3 { .. } => Ok(()),
+        }
     }
 
     /// Lists the files of a folder or prefix. A text with wildcards is a folder and a pattern; a file is listed as

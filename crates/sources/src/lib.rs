@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod files;
 pub mod grpc;
 mod intake;
 mod json;

@@ -7,7 +7,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use url::Url;
 
-use super::guard::{Checked, Resolver, check};
+use super::guard::{self, Checked, Resolver};
 use crate::error::PlaceError;
 use crate::location::without_secrets;
 use crate::remote::{Endpoint, Failure, Shared, Tag, first_bytes};
@@ -37,7 +37,7 @@ pub(crate) async fn connect(
     let mut url = url.clone();
     url.set_fragment(None);
     for _ in 0..=HOPS_MAX {
-        let checked = check(&url, rules, resolver).await?;
+        let checked = guard::check(&url, rules, resolver).await?;
         let endpoint = Endpoint::new(client(&checked, shared)?, url.clone(), shared.clone(), None);
         let response = first_bytes(&endpoint, &Tag::default()).await?;
         if !response.status().is_redirection() {
@@ -49,6 +49,11 @@ pub(crate) async fn connect(
         place: shown(&without_secrets(&url)),
         reason: format!("it was reached after more than {HOPS_MAX} redirects"),
     }))
+}
+
+/// Whether an address may be asked.
+pub(crate) async fn check(url: &Url, rules: &[HostRule], resolver: &dyn Resolver) -> Result<(), PlaceError> {
+    guard::check(url, rules, resolver).await.map(|_| ())
 }
 
 fn client(checked: &Checked, shared: &Shared) -> Result<reqwest::Client, Failure> {

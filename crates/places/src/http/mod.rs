@@ -6,4 +6,4 @@ mod guard;
 
 pub use guard::{Resolver, SystemResolver};
 
-pub(crate) use connect::{base_client, connect};
+pub(crate) use connect::{base_client, check, connect};

@@ -1,11 +1,16 @@
 //! The commands' way to a running server: HTTP, with errors that say what to do.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::exit::Exit;
 use super::output::plain;
@@ -129,6 +134,36 @@ impl Client {
     /// Asks for something to be done; the answer is a JSON document.
     pub(crate) async fn post(&self, path: &str) -> Result<Value, ClientError> {
         let response = self.send(self.http.post(self.at(path)).header("accept", "application/json")).await?;
+        response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
+    }
+
+    /// Sends a JSON document, answered by one.
+    pub(crate) async fn post_json(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        let response = self.send(self.http.post(self.at(path)).json(body)).await?;
+        response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
+    }
+
+    /// Sends a file, as it is read.
+    pub(crate) async fn upload(&self, path: &str, file: &Path) -> Result<Value, ClientError> {
+        let mut opened =
+            std::fs::File::open(file).map_err(|e| ClientError::Unreadable(format!("{}: {e}", file.display())))?;
+        let (send, receive) = tokio::sync::mpsc::channel::<io::Result<Frame<Bytes>>>(4);
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut buffer = vec![0; 256 << 10];
+                let piece = opened.read(&mut buffer).map(|read| {
+                    buffer.truncate(read);
+                    Frame::data(Bytes::from(buffer))
+                });
+                let is_end = piece.as_ref().map_or(true, |piece| piece.data_ref().is_none_or(Bytes::is_empty));
+                let failed = piece.is_err();
+                if (is_end && !failed) || send.blocking_send(piece).is_err() || failed {
+                    break;
+                }
+            }
+        });
+        let body = reqwest::Body::wrap(StreamBody::new(ReceiverStream::new(receive)));
+        let response = self.send(self.http.put(self.at(path)).body(body)).await?;
         response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
     }
 

@@ -11,6 +11,7 @@ mod demo;
 mod dlq;
 mod exit;
 mod flush;
+mod import;
 mod key;
 mod output;
 #[cfg(test)]
@@ -74,6 +75,9 @@ enum Command {
     /// Bring what is in memory into the tables now
     #[command(after_help = "Example:\n  lakegate flush")]
     Flush(flush::FlushArgs),
+    /// Import files, folders, addresses and objects into tables
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::ImportArgs),
     /// List, show and bring again the records that were set aside
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -116,6 +120,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args).into(),
         Command::Demo(args) => with_threads(demo::run(args)),
         Command::Sql(args) => interruptible(sql::run(args)).into(),
+        Command::Import(args) => with_threads(async move { import::run(args).await.into() }),
         Command::Tail(args) => interruptible(tail::run(args)).into(),
         Command::Status(args) => interruptible(status::run(args)).into(),
         Command::Flush(args) => interruptible(flush::run(args)).into(),
@@ -182,6 +187,7 @@ mod tests {
             "lakegate sql -o json --url http://x:1 SELECT",
             "lakegate tail orders --from 12 --tenant t -n 3",
             "lakegate tail orders --from latest",
+            "lakegate import a.csv s3://b/c --stream s --parallel 4 --dry-run",
             "lakegate status --watch",
             "lakegate flush",
             "lakegate dlq ls --stream orders --reason WRONG_TYPE",

@@ -16,6 +16,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_sizes(settings, &mut problems);
     check_periods(settings, &mut problems);
     check_storage(settings, &mut problems);
+    super::imports::check(&settings.imports, &mut problems);
     check_browsers(settings, &mut problems);
     check_later(settings, &mut problems);
     for (name, stream) in &settings.streams {
@@ -216,11 +217,7 @@ fn uri_problem(uri: &str) -> Option<&'static str> {
 
 /// Sections that have names but nothing behind them in this version: used, they are refused rather than ignored.
 fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
-    let imports = &settings.imports;
     let later = [
-        ("imports.roots", imports.roots.is_empty(), "file imports are"),
-        ("imports.hosts", imports.hosts.is_empty(), "file imports are"),
-        ("imports.buckets", imports.buckets.is_empty(), "file imports are"),
         ("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is"),
         ("sinks", settings.sinks.0.is_empty(), "sinks are"),
         ("routes", settings.routes.0.is_empty(), "routes are"),
@@ -229,9 +226,5 @@ fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
         if !unused {
             problems.push(Problem::new(path, format!("{subject} not in this version; remove the setting")));
         }
-    }
-    let s3 = &settings.storage.s3;
-    if !s3.access_key.is_empty() || !s3.secret_key.is_empty() || !s3.endpoint.is_empty() {
-        problems.push(Problem::new("storage.s3", "an object store is not in this version; remove the setting"));
     }
 }

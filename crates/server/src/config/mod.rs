@@ -5,6 +5,7 @@
 
 mod auth;
 mod check;
+mod imports;
 mod layers;
 mod network;
 mod notation;

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, Rates, TlsSettings};
+use super::imports::Imports;
 use super::secret::{Secret, SecretSection};
 use super::stream::StreamSettings;
 use super::units::{Period, Size};
@@ -311,18 +312,6 @@ impl Default for Catalog {
             warehouse: String::new(),
         }
     }
-}
-
-/// Where files may be imported from. Imports are not in this version.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Imports {
-    /// Folders.
-    pub(crate) roots: Vec<String>,
-    /// Hosts.
-    pub(crate) hosts: Vec<String>,
-    /// Buckets.
-    pub(crate) buckets: Vec<String>,
 }
 
 /// Kafka topics to read. The Kafka source is not in this version.

@@ -210,6 +210,7 @@ fn settings_that_do_not_go_together_are_refused() {
         (r#"{ "ingestion": { "flush_interval": "0s" } }"#, "at least 10ms"),
         (r#"{ "storage": { "warehouse": "s3://bucket/x" } }"#, "not in this version"),
         (r#"{ "kafka": { "sources": [{}] } }"#, "not in this version"),
+        (r#"{ "imports": { "roots": ["srv"] } }"#, "whole path"),
         (r#"{ "auth": { "jwt": { "jwks_url": "http://keys.example/x", "issuers": ["i"] } } }"#, "https://host/path"),
         (
             r#"{ "auth": { "jwt": { "jwks_url": "https://u:p@keys.example/x", "issuers": ["i"] } } }"#,
@@ -223,7 +224,6 @@ fn settings_that_do_not_go_together_are_refused() {
         (r#"{ "auth": { "mtls": [{ "name": "cn:x", "tenant": "a", "permissions": [] }] } }"#, "tls.client_ca"),
         (r#"{ "tls": { "certificate": "c.pem" } }"#, "go together"),
         (r#"{ "limits": { "rates": { "tenants": { "A": {} } } } }"#, "not a valid name"),
-        (r#"{ "imports": { "roots": ["/srv"] } }"#, "not in this version"),
         (r#"{ "catalog": { "uri": "catalog:8181" } }"#, "http://host:port"),
     ] {
         let found = problems(text);

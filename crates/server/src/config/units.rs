@@ -83,6 +83,10 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 impl Size {
+    pub(crate) const fn kib(n: u64) -> Self {
+        Self(n << 10)
+    }
+
     pub(crate) const fn mib(n: u64) -> Self {
         Self(n << 20)
     }

@@ -11,6 +11,7 @@ mod front;
 mod health;
 mod iceberg_catalog;
 mod identity;
+mod imports;
 mod listener;
 mod metrics;
 mod problem;
@@ -20,6 +21,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod time;
+mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +29,7 @@ use std::time::Instant;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
 use lakegate_access::Access;
 use lakegate_env::Clock;
@@ -36,6 +38,7 @@ use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
 use lakegate_sources::rest::Rest;
 use lakegate_sources::websocket::Sockets;
+use lakegate_sources::files::Imports;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -69,6 +72,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) access: Access,
     pub(crate) gate: Gate,
+    pub(crate) imports: Imports,
     pub(crate) log: Log,
     pub(crate) lake: Lake,
     pub(crate) engine: lakegate_query::QueryEngine,
@@ -115,11 +119,24 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/dlq/{id}", get(dlq::show))
         .route("/api/dlq/replay", post(dlq::replay))
         .route("/api/feeds/{stream}", get(feeds::get))
+        .merge(import_routes())
         .with_state(app.clone());
     let door = Door { access: app.access.clone(), open_metrics: app.config.settings.auth.open_metrics };
     let all = quick.merge(long).fallback(nothing_here);
     let all = all.layer(middleware::from_fn_with_state(door, identity::authenticate));
     wrap(all, hosts, body_bytes_max)
+}
+
+/// Imports answer when they end, or when their asker has waited long enough.
+fn import_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/ingest/watch", post(imports::watch))
+        .route("/api/ingest/watches", get(imports::watches))
+        .route("/api/ingest/watches/{id}", get(imports::watch_of).delete(imports::unwatch))
+        .route("/api/ingest/upload/{stream}", put(upload::put))
+        .route("/api/ingest/{kind}", post(imports::import))
+        .route("/api/jobs", get(imports::jobs))
+        .route("/api/jobs/{id}", get(imports::job).delete(imports::cancel))
 }
 
 /// Under which names, and from which pages, this server may be used.
@@ -163,6 +180,10 @@ async fn index() -> Json<Value> {
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
+            "POST /api/ingest/file": "{\"path\": \"/srv/drop/a.parquet\"} imports a file; also parquet, csv, jsonl, sql, bulk, watch",
+            "PUT /api/ingest/upload/{stream}": "imports the body",
+            "GET /api/jobs": "the imports; DELETE /api/jobs/{id} ends one",
+            "GET /api/ingest/watches": "the watched places; DELETE /api/ingest/watches/{id} ends one",
             "POST /events": "one cart event",
             "POST /events/batch": "{\"events\": […], \"options\": {\"maxSize\", \"failOnError\"}}; /batch is the same",
             "WS /events/stream": "cart events, acknowledged one by one; subscribe, unsubscribe, heartbeat",

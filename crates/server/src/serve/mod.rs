@@ -6,11 +6,15 @@
 //! acknowledged is lost by that, it is replayed at the next start.
 
 mod access;
+mod direct;
 mod folder;
+pub(crate) mod imports;
 mod open;
 mod queries;
 mod run;
 mod upkeep;
+
+pub(crate) use direct::with_imports;
 
 use std::io;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::open::{Opened, open};
-use super::{ServeError, access, queries, upkeep};
+use super::{ServeError, access, imports, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
@@ -96,8 +96,10 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let engine = queries::open(&config, &lake, memtables)?;
     let stop = CancellationToken::new();
     let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
+    let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
     let app = Arc::new(App {
         access,
+        imports,
         clock,
         gate: gate.clone(),
         log: log.clone(),
@@ -286,6 +288,10 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     });
     if drained.await.is_err() {
         tracing::warn!("connections were cut off at half of limits.drain_timeout");
+    }
+    // Files that are being read go on after the next start, from the piece that they are at.
+    if tokio::time::timeout(within / 4, app.imports.stop()).await.is_err() {
+        tracing::warn!("imports were cut off at a quarter of limits.drain_timeout");
     }
     app.gate.close("the server is ending");
     match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {

@@ -1,0 +1,387 @@
+//! Imports one file: opened, read piece by piece, its rows given to their sinks, and finished.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lakegate_formats::{Format, Mark, Piece, ReadError, ReadOptions, Rows};
+use lakegate_ingest::{Begun, Import, ImportError, ImportTarget, OwnColumns};
+use lakegate_places::{FileIdentity, Found, Location, Opened, PlaceError, shown};
+
+use super::imports::Inner;
+use super::job::{Counts, Job, JobProblem};
+use super::journal::{Ended, Id128, Line};
+use super::request::{After, stream_for};
+use super::run::Earlier;
+
+/// How often a file is tried whose rows the gate could not take at the moment.
+const ATTEMPTS: u32 = 5;
+/// The pause before the second try; it grows with each one.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Where a file is to be had.
+#[derive(Debug, Clone)]
+pub(super) enum FileSource {
+    /// At a place.
+    Found(Found),
+    /// In the spool.
+    Spooled {
+        /// Its name there.
+        name: String,
+        /// Whose it is.
+        identity: FileIdentity,
+    },
+}
+
+impl FileSource {
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Found(found) => found.bytes,
+            Self::Spooled { .. } => 0,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Found(found) => Location::parse(&found.uri).map_or_else(|_| shown(&found.uri), |l| l.shown()),
+            Self::Spooled { identity, .. } => shown(&identity.uri),
+        }
+    }
+
+    fn open(&self, inner: &Inner, tenant: &str) -> Result<Opened, PlaceError> {
+        match self {
+            Self::Found(found) => inner.options.places.open(&found.uri, Some(tenant)),
+            Self::Spooled { name, identity } => inner.options.places.open_spooled(name, identity.clone()),
+        }
+    }
+}
+
+/// Why a file was not read to its end.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Gate(#[from] ImportError),
+    #[error("ended on request")]
+    Stopped,
+}
+
+impl Broken {
+    fn is_temporary(&self) -> bool {
+        match self {
+            Self::Place(error) => error.is_temporary(),
+            Self::Read(error) => matches!(error, ReadError::Io { .. }),
+            Self::Gate(error) => error.is_retryable(),
+            Self::Stopped => true,
+        }
+    }
+}
+
+/// Imports one file and adds it to the job's figures. Blocks. `Err`: it was not read to its end, and the same may work
+/// later.
+pub(super) fn import_file(inner: &Inner, job: &Job, source: &FileSource, earlier: &Earlier) -> Result<Counts, ()> {
+    let mut one = One { inner, job, counts: Counts::default(), file: None, attempt: 1 };
+    loop {
+        let broken = match one.run(source, earlier) {
+            Ok(()) => {
+                one.ended(None);
+                return Ok(one.counts);
+            }
+            Err(Broken::Stopped) => return Err(()),
+            Err(broken) => broken,
+        };
+        if matches!(&broken, Broken::Gate(error) if error.is_retryable()) && one.attempt < ATTEMPTS {
+            // What was not committed is read again, from the last mark on.
+            tracing::info!(job = %job.id, reason = %broken, "a file is taken up again");
+            one.attempt += 1;
+            job.figures.take_back(&one.counts);
+            one.counts = Counts::default();
+            std::thread::sleep(PAUSE * one.attempt);
+            continue;
+        }
+        let problem = JobProblem { file: source.shown(), row: None, reason: broken.to_string() };
+        tracing::warn!(job = %job.id, file = %problem.file, reason = %problem.reason, "a file was not imported whole");
+        one.count(Counts { files: 1, files_failed: 1, ..Counts::default() });
+        one.ended(Some(problem));
+        return if broken.is_temporary() { Err(()) } else { Ok(one.counts) };
+    }
+}
+
+struct One<'a> {
+    inner: &'a Inner,
+    job: &'a Job,
+    counts: Counts,
+    file: Option<Id128>,
+    attempt: u32,
+}
+
+/// The rows of one table.
+struct Open {
+    import: Box<Import>,
+    /// Pieces up to the one that ends here were taken by an earlier attempt.
+    behind: Option<Mark>,
+}
+
+/// Where rows of a table go: nowhere, if they are there already.
+enum Way {
+    Absorbed,
+    Open(Open),
+}
+
+/// The ways of a file's rows, by the dump's table.
+type Ways = HashMap<Option<String>, Way>;
+
+/// What a file is, and how it was found.
+struct Subject {
+    opened: Opened,
+    /// Where it is for people and for names made of it.
+    location: Location,
+    was_begun: bool,
+}
+
+impl One<'_> {
+    fn run(&mut self, source: &FileSource, earlier: &Earlier) -> Result<(), Broken> {
+        let opened = source.open(self.inner, self.job.asker.tenant.as_str())?;
+        let file = Id128(opened.identity.id());
+        if earlier.done.contains(&file) {
+            return Ok(());
+        }
+        self.file = Some(file);
+        if self.attempt == 1 {
+            self.job.journal.add(&Line::Begun(file));
+            if source.bytes() == 0 {
+                self.job.figures.bytes_total.fetch_add(opened.input.len().unwrap_or(0), Ordering::Relaxed);
+            }
+        }
+        let location = match source {
+            FileSource::Found(_) => opened.location.clone(),
+            FileSource::Spooled { identity, .. } => Location::Local(Path::new(&identity.uri).to_owned()),
+        };
+        let was_begun = earlier.begun.contains(&file) || self.attempt > 1;
+        let subject = Subject { opened, location, was_begun };
+        let mut ways = Ways::new();
+        match self.read(&subject, &mut ways) {
+            Ok(()) => {}
+            Err(broken) => {
+                self.give_up(ways, &broken);
+                return Err(broken);
+            }
+        }
+        let all_absorbed = !ways.is_empty() && ways.values().all(|way| matches!(way, Way::Absorbed));
+        for way in ways.into_values() {
+            if let Way::Open(open) = way {
+                self.inner.options.handle.block_on(open.import.finish())?;
+            }
+        }
+        let files_unchanged = u64::from(all_absorbed && !subject.was_begun);
+        self.count(Counts { files: 1, files_unchanged, ..Counts::default() });
+        self.settle(source, &subject.opened);
+        Ok(())
+    }
+
+    /// Reads the file to its end.
+    fn read(&mut self, subject: &Subject, ways: &mut Ways) -> Result<(), Broken> {
+        let input = &subject.opened.input;
+        let options = ReadOptions {
+            format: self.job.request.format.as_deref().and_then(Format::parse),
+            ..ReadOptions::default()
+        };
+        let mut pieces = lakegate_formats::open(input.clone(), &options, None)?;
+        let mut first = pieces.next()?;
+        let has_tables = first.as_ref().is_some_and(|piece| piece.table.is_some());
+        if !has_tables && !self.job.request.dry_run {
+            // One table: where its import left off, reading goes on.
+            let columns = match (pieces.schema(), first.as_ref().map(|piece| &piece.rows)) {
+                (None, Some(Rows::Columns(batch))) => Some(batch.schema()),
+                (schema, _) => schema,
+            };
+            let way = self.begin(subject, None, columns.map(OwnColumns::Schema))?;
+            if let Way::Open(open) = &way
+                && let Some(mark) = open.import.resume_mark()
+            {
+                pieces = lakegate_formats::open(input.clone(), &options, Some(mark))?;
+                first = pieces.next()?;
+            }
+            let is_absorbed = matches!(way, Way::Absorbed);
+            ways.insert(None, way);
+            if is_absorbed {
+                return Ok(());
+            }
+        }
+        let mut bytes = 0;
+        while let Some(piece) = first.take() {
+            let at = pieces.progress().0;
+            self.count(Counts { bytes: at.saturating_sub(bytes), ..Counts::default() });
+            bytes = bytes.max(at);
+            self.take(piece, subject, ways)?;
+            if self.job.cancel.is_cancelled() || self.inner.stop.is_cancelled() {
+                return Err(Broken::Stopped);
+            }
+            first = pieces.next()?;
+        }
+        self.count(Counts { bytes: pieces.progress().0.saturating_sub(bytes), ..Counts::default() });
+        subject.opened.check_unchanged()?;
+        for (what, count) in pieces.passed_over() {
+            self.job.tell_passed_over(format!("{}: {count} × {}", subject.location.shown(), shown(&what)));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, piece: Piece, subject: &Subject, ways: &mut Ways) -> Result<(), Broken> {
+        self.problems(&subject.location, piece.bad.iter().map(|bad| (bad.row, bad.reason.clone())));
+        if self.job.request.dry_run {
+            let (documents, skipped) = (piece.rows.len() as u64, piece.bad.len() as u64);
+            self.count(Counts { documents, skipped, ..Counts::default() });
+            return Ok(());
+        }
+        let table = piece.table.as_ref().map(|table| table.name.clone());
+        let way = match ways.entry(table.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let columns = piece.table.clone().map(|table| OwnColumns::Table { table, keyed: false });
+                let mut way = self.begin(subject, table.as_deref(), columns)?;
+                if let Way::Open(open) = &mut way {
+                    open.behind = open.import.resume_mark();
+                }
+                new.insert(way)
+            }
+        };
+        let Way::Open(open) = way else { return Ok(()) };
+        if let Some(mark) = &open.behind {
+            if *mark == piece.next {
+                open.behind = None;
+            }
+            return Ok(());
+        }
+        let taken = self.inner.options.handle.block_on(open.import.take(piece))?;
+        let (documents, duplicates, skipped) = (taken.accepted, taken.duplicates, taken.dead_lettered);
+        self.count(Counts { documents, duplicates, skipped, ..Counts::default() });
+        Ok(())
+    }
+
+    fn begin(&mut self, subject: &Subject, table: Option<&str>, columns: Option<OwnColumns>) -> Result<Way, Broken> {
+        let Job { request, asker, .. } = self.job;
+        let Subject { opened, location, .. } = subject;
+        let event_type = request.event_type_of(location);
+        let staged = self.job.staging.as_ref().map(|staging| staging.stream_of(location));
+        let stream = staged.unwrap_or_else(|| stream_for(request, location, event_type.as_deref(), table));
+        self.job.tell_stream(stream.as_str());
+        let target = ImportTarget {
+            principal: asker.principal.clone(),
+            tenant: asker.tenant.clone(),
+            stream,
+            event_type,
+            columns,
+            file: opened.identity.id(),
+            uri: opened.identity.uri.clone(),
+            again: request.again,
+            rewrite: request.rewrite,
+            correlation_id: asker.correlation_id.clone(),
+        };
+        let gate = &self.inner.options.gate;
+        match self.inner.options.handle.block_on(gate.begin_import(target))? {
+            Begun::Absorbed { rows } => {
+                // Where this very job had begun the file, its rows are this job's work.
+                let documents = if subject.was_begun { rows } else { 0 };
+                self.count(Counts { documents, ..Counts::default() });
+                if table.is_none() {
+                    let bytes = opened.input.len().unwrap_or(0);
+                    self.count(Counts { bytes, ..Counts::default() });
+                }
+                Ok(Way::Absorbed)
+            }
+            Begun::Import(import) => {
+                let documents = if subject.was_begun { import.rows_before() } else { 0 };
+                self.count(Counts { documents, ..Counts::default() });
+                Ok(Way::Open(Open { import, behind: None }))
+            }
+        }
+    }
+
+    /// What was taken since the last commit is given up; where the process ends, it is kept, and reading goes on there.
+    fn give_up(&self, ways: Ways, broken: &Broken) {
+        let keeps = matches!(broken, Broken::Stopped) && self.inner.stop.is_cancelled();
+        for way in ways.into_values() {
+            let Way::Open(Open { mut import, .. }) = way else { continue };
+            self.inner.options.handle.block_on(async {
+                if keeps && import.commit_now().await.is_ok() {
+                    return;
+                }
+                import.abandon().await;
+            });
+        }
+    }
+
+    /// Moves or tags the file, as asked.
+    fn settle(&self, source: &FileSource, opened: &Opened) {
+        let FileSource::Found(_) = source else { return };
+        let places = &self.inner.options.places;
+        let tenant = Some(self.job.asker.tenant.as_str());
+        let done = match self.job.request.after {
+            After::Leave => Ok(()),
+            _ if self.job.request.dry_run => Ok(()),
+            After::Tag => places.tag_imported(&opened.location, tenant),
+            After::Move => match aside(&opened.location) {
+                Some(to) => places.rename(&opened.location, &to, tenant),
+                None => Ok(()),
+            },
+        };
+        // Its rows are in the table: that it could not be put aside is said, and no reason to import it again.
+        if let Err(error) = done {
+            let reason = format!("imported, but not put aside: {error}");
+            self.job.tell_problem(JobProblem { file: source.shown(), row: None, reason });
+        }
+    }
+
+    fn problems(&self, location: &Location, problems: impl Iterator<Item = (u64, String)>) {
+        let file = location.shown();
+        for (row, reason) in problems {
+            self.job.tell_problem(JobProblem { file: file.clone(), row: Some(row), reason });
+        }
+    }
+
+    fn count(&mut self, more: Counts) {
+        self.job.figures.add(&more);
+        let sum = super::job::Figures::default();
+        sum.add(&self.counts);
+        sum.add(&more);
+        self.counts = sum.counts();
+    }
+
+    fn ended(&self, problem: Option<JobProblem>) {
+        if let Some(problem) = &problem {
+            self.job.tell_problem(problem.clone());
+        }
+        if let Some(file) = self.file {
+            self.job.journal.add(&Line::Ended(Ended { file, counts: self.counts, problem }));
+        }
+    }
+}
+
+/// Where a file goes that is done with: a hidden folder beside it, which no listing looks into.
+fn aside(location: &Location) -> Option<Location> {
+    const FOLDER: &str = ".imported";
+    match location {
+        Location::Local(path) => {
+            let (dir, name) = (path.parent()?.join(FOLDER), path.file_name()?);
+            let free = dir.join(name);
+            if !free.exists() {
+                return Some(Location::Local(free));
+            }
+            // An earlier file of this name keeps its place.
+            let numbered = (1..10_000).map(|n| dir.join(format!("{n}-{}", name.to_string_lossy())));
+            numbered.into_iter().find(|path| !path.exists()).map(Location::Local)
+        }
+        Location::S3 { bucket, key } => {
+            let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
+            let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+            Some(Location::S3 { bucket: bucket.clone(), key: format!("{folder}{FOLDER}/{name}") })
+        }
+        Location::Http(_) => None,
+    }
+}
