@@ -373,10 +373,9 @@ impl Quotas {
         })?;
         let turn =
             self.0.fair.enter(principal.tenant.clone(), limits.weight, usize::try_from(bytes).unwrap_or(usize::MAX));
-        let turn = turn.await.map_err(|over| {
+        let turn = turn.await.inspect_err(|_| {
             give_back();
             tenant.usage.give_back(records, bytes);
-            over
         })?;
         place.keep();
         own.into_iter().for_each(Place::keep);
