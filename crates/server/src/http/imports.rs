@@ -39,7 +39,7 @@ impl<S: Sync> FromRequestParts<S> for Credentials {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.extensions.get::<Caller>().and_then(|caller| caller.principal().cloned())))
+        Ok(Self(parts.extensions.get::<Caller>().and_then(Caller::principal).cloned()))
     }
 }
 
