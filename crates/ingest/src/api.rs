@@ -1,5 +1,6 @@
 //! What a source gives the gate, and what it is told.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -213,6 +214,9 @@ pub struct StreamDeclaration {
 pub struct StreamStatus {
     /// Whose, and which.
     pub key: StreamKey,
+    /// Of a stream whose records go into tables by event type, the event type as in the table's name; empty for the
+    /// entry that has the stream's counts.
+    pub part: String,
     /// Its table.
     pub table: TableName,
     /// What came and what became of it, since ever.
@@ -239,6 +243,12 @@ pub struct StreamStatus {
     pub seconds_since_commit: Option<f64>,
     /// Why the last flush failed, while it does.
     pub last_error: Option<String>,
+    /// Values that were made harmless, by column, since the process began.
+    pub sanitised: BTreeMap<String, u64>,
+    /// Values that did not fit their columns and were kept beside the row, since then.
+    pub rescued: u64,
+    /// Events whose time lay too far from the time of receipt and that were taken all the same, since then.
+    pub clock_skewed: u64,
 }
 
 /// Figures of the gate.

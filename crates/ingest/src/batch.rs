@@ -1,17 +1,23 @@
 //! A request's records to rows, grouped by stream: the same for a new request and for one that the log gives back.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use lakegate_access::{Action, Principal};
+use lakegate_lake::Lake;
 use lakegate_memtable::{RowBuilder, Value};
-use lakegate_model::{OnConflict, ReasonCode, RecordError, Refusal, StreamKey, StreamName, Tally, TenantId, Verdict};
+use lakegate_model::{
+    OnConflict, ReasonCode, RecordError, Refusal, StreamKey, StreamName, Tally, TenantId, Verdict, event_type_part,
+};
 
 use crate::api::Source;
 use crate::dead_letters::{self, Origin};
 use crate::duplicates::{key_of, with_content};
 use crate::frame::{Exception, ExceptionKind, assigned_id};
-use crate::shape::{Envelope, RecordContext};
+use crate::growth::Wishes;
+use crate::noticed::RequestNotes;
+use crate::shape::{ClientOf, Envelope, Marks, RecordContext};
 use crate::streams::{DEAD_LETTER_MARKS, DEAD_LETTERS, DEFAULT_TENANT, Stream, Streams, UNROUTABLE};
 use crate::wire::{BatchRequest, RecordKind, WireRecord, text};
 
@@ -37,6 +43,12 @@ pub(crate) struct Rules<'r> {
     pub(crate) atomic: bool,
     /// No other request of the sender may overtake this one.
     pub(crate) in_order: bool,
+    /// The client's address; empty: not known. The same for the two below.
+    pub(crate) client_address: Cow<'r, str>,
+    pub(crate) user_agent: &'r str,
+    pub(crate) correlation_id: &'r str,
+    /// Where tables that grow by what records bring are asked; none: nothing grows.
+    pub(crate) lake: Option<&'r Lake>,
 }
 
 /// The rows of one stream.
@@ -47,6 +59,8 @@ pub(crate) struct Group<'a> {
     /// One for each row, where the stream has an event key.
     pub(crate) keys: Vec<RowKey>,
     pub(crate) tally: Tally,
+    pub(crate) notes: RequestNotes,
+    wishes: Wishes,
 }
 
 /// What tells a row from others of its stream.
@@ -72,6 +86,8 @@ pub(crate) struct Shaped<'a> {
     pub(crate) first_event_id: Option<String>,
     pub(crate) first_verdict: Option<Verdict>,
     kind: RecordKind,
+    /// Whether what records want beyond their columns is noted, to be read again once they can have it.
+    may_grow: bool,
     few: bool,
     capacity: usize,
     scratch: Vec<u8>,
@@ -85,9 +101,32 @@ pub(crate) enum NotAllowed {
     Stream(StreamName),
 }
 
-/// Reads all records of `request`.
+/// Reads all records of `request`. Where they want columns that their tables can be given, they are read again under
+/// the contracts that have these.
 pub(crate) async fn shape_batch<'a>(request: &BatchRequest<'a>, rules: &Rules<'_>) -> Result<Shaped<'a>, NotAllowed> {
-    let mut shaped = Shaped::of(request);
+    let mut shaped = shape_all(request, rules, true).await?;
+    let Some(lake) = rules.lake.filter(|_| shaped.groups.iter().any(|group| !group.wishes.is_empty())) else {
+        return Ok(shaped);
+    };
+    for group in &mut shaped.groups {
+        let wishes = std::mem::take(&mut group.wishes);
+        if wishes.is_empty() {
+            continue;
+        }
+        if let Err(error) = rules.streams.grow(&group.stream, wishes, lake).await {
+            tracing::warn!(table = %group.stream.unit.table, %error, "the table cannot grow by what records bring");
+        }
+    }
+    drop(shaped);
+    shape_all(request, rules, false).await
+}
+
+async fn shape_all<'a>(
+    request: &BatchRequest<'a>,
+    rules: &Rules<'_>,
+    may_grow: bool,
+) -> Result<Shaped<'a>, NotAllowed> {
+    let mut shaped = Shaped { may_grow, ..Shaped::of(request) };
     let mut index = 0;
     while index < request.records.len() {
         let before = index;
@@ -99,6 +138,19 @@ pub(crate) async fn shape_batch<'a>(request: &BatchRequest<'a>, rules: &Rules<'_
     Ok(shaped)
 }
 
+/// The streams of a frame that are read again: of each, its parts by event type.
+pub(crate) type Wanted = HashMap<StreamKey, Vec<Arc<Stream>>>;
+
+/// The part of a stream that a record goes into.
+fn pick<'s>(parts: &'s [Arc<Stream>], record: Option<&WireRecord<'_>>) -> Option<&'s Arc<Stream>> {
+    let first = parts.first()?;
+    if !first.shaper.splits_by_event_type() {
+        return Some(first);
+    }
+    let part = record.and_then(|record| first.shaper.event_type_of(record)).map(|name| event_type_part(&name));
+    parts.iter().find(|stream| stream.shaper.contract.part == part.as_deref().unwrap_or_default())
+}
+
 /// Reads again the records of a request that the log holds, for the streams in `wanted` alone, with the decisions that
 /// were made when it came.
 ///
@@ -107,7 +159,7 @@ pub(crate) async fn shape_batch<'a>(request: &BatchRequest<'a>, rules: &Rules<'_
 pub(crate) fn shape_again<'a>(
     request: &BatchRequest<'a>,
     rules: &Rules<'_>,
-    wanted: &HashMap<StreamKey, Arc<Stream>>,
+    wanted: &Wanted,
     decided: &HashMap<u32, (ExceptionKind, Refusal)>,
 ) -> Result<Shaped<'a>, String> {
     let mut shaped = Shaped::of(request);
@@ -118,14 +170,14 @@ pub(crate) fn shape_again<'a>(
         if matches!(decision, Some((ExceptionKind::Duplicate | ExceptionKind::Rejected, _))) {
             continue;
         }
-        let Some(stream) = wanted.get(&key) else {
+        let Some(stream) = wanted.get(&key).and_then(|parts| pick(parts, read.as_ref().ok())) else {
             if let Some((_, refusal)) = decision {
                 shaped.set_aside_again(index, bytes, &key, rules, wanted, refusal);
             }
             continue;
         };
         let name = |text: &str| Value::Owned(text.into());
-        let mut context = context(rules, name(key.tenant.as_str()), name(key.stream.as_str()));
+        let mut context = context(rules, name(key.tenant.as_str()), name(key.stream.as_str()), own_origin(rules));
         let mut row = Vec::with_capacity(stream.shaper.contract.columns.len());
         let seen = shape_one(index, read, stream, rules, &mut context, &mut row);
         match (decision, seen.refusal) {
@@ -156,12 +208,24 @@ fn shape_run<'a>(
             return Ok(start + 1);
         }
     };
+    let splits = stream.shaper.splits_by_event_type();
+    let part = if splits { part_of(rules, &stream, read.as_ref().ok()) } else { Ok(stream) };
+    let stream = match part {
+        Ok(stream) => shaped.pinned(stream),
+        Err(refusal) => {
+            shaped.refuse_unroutable(start, first, &route, rules, refusal);
+            return Ok(start + 1);
+        }
+    };
     let group = shaped.group_of(&stream);
     if shaped.few {
         let name = |text: &str| Value::Owned(text.into());
-        let mut context = context(rules, name(stream.key.tenant.as_str()), name(stream.key.stream.as_str()));
+        let (tenant, name) = (name(stream.key.tenant.as_str()), name(stream.key.stream.as_str()));
+        let mut context = context(rules, tenant, name, own_origin(rules));
+        context.may_grow = shaped.may_grow;
         let mut row = Vec::new();
         let read = shape_one(start, read, &stream, rules, &mut context, &mut row);
+        shaped.note_marks(group, rules, &mut context);
         shaped.note_key(group, start, &row, &read);
         shaped.note(start, first, group, rules, read, |group| {
             group.few.push(row);
@@ -171,15 +235,17 @@ fn shape_run<'a>(
     }
     let end = request.records.len().min(start + RECORDS_A_TURN);
     let (tenant, name) = (Value::Text(stream.key.tenant.as_str()), Value::Text(stream.key.stream.as_str()));
-    let mut context = context(rules, tenant, name);
+    let mut context = context(rules, tenant, name, origin(rules));
+    context.may_grow = shaped.may_grow;
     let mut row = Vec::with_capacity(stream.shaper.contract.columns.len());
-    let capacity = shaped.capacity;
+    let capacity = if splits { shaped.capacity.min(RECORDS_A_TURN) } else { shaped.capacity };
     for (index, bytes) in request.records.iter().copied().enumerate().take(end).skip(start) {
         let record = WireRecord::read(request.kind, bytes);
-        if Route::of(request, record.as_ref().ok()) != route {
+        if Route::of(request, record.as_ref().ok()) != route || (splits && index > start) {
             return Ok(index);
         }
         let read = shape_one(index, record, &stream, rules, &mut context, &mut row);
+        shaped.note_marks(group, rules, &mut context);
         shaped.note_key(group, index, &row, &read);
         shaped.note(index, bytes, group, rules, read, |group| {
             group.many.get_or_insert_with(|| stream.shaper.rows(capacity)).push(&row)
@@ -188,14 +254,42 @@ fn shape_run<'a>(
     Ok(end)
 }
 
-pub(crate) fn context<'a>(rules: &Rules<'_>, tenant: Value<'a>, stream: Value<'a>) -> RecordContext<'a> {
+pub(crate) fn context<'a>(
+    rules: &Rules<'_>,
+    tenant: Value<'a>,
+    stream: Value<'a>,
+    origin: ClientOf<'a>,
+) -> RecordContext<'a> {
     RecordContext {
         tenant,
         stream,
         received_us: rules.received_us,
         assigned_id: uuid::Uuid::nil(),
         payload_bytes_max: rules.payload_bytes_max,
+        source: rules.source,
+        origin,
+        may_grow: false,
+        marks: Marks::default(),
     }
+}
+
+fn origin<'r>(rules: &'r Rules<'_>) -> ClientOf<'r> {
+    let value = |text: &'r str| if text.is_empty() { Value::Null } else { Value::Text(text) };
+    let (client_address, user_agent) = (value(&rules.client_address), value(rules.user_agent));
+    ClientOf { client_address, user_agent, correlation_id: value(rules.correlation_id) }
+}
+
+/// The same for rows that outlive the request.
+pub(crate) fn own_origin<'a>(rules: &Rules<'_>) -> ClientOf<'a> {
+    let value = |text: &str| if text.is_empty() { Value::Null } else { Value::Owned(text.into()) };
+    let (client_address, user_agent) = (value(&rules.client_address), value(rules.user_agent));
+    ClientOf { client_address, user_agent, correlation_id: value(rules.correlation_id) }
+}
+
+/// Of a stream that goes into tables by event type, the part for this record.
+fn part_of(rules: &Rules<'_>, stream: &Arc<Stream>, record: Option<&WireRecord<'_>>) -> Result<Arc<Stream>, Refusal> {
+    let event_type = record.and_then(|record| stream.shaper.event_type_of(record));
+    rules.streams.part_of(stream, event_type.as_deref())
 }
 
 /// What is known of a record that was read: its id and its payload.
@@ -307,6 +401,31 @@ impl<'a> Shaped<'a> {
         Self { kind: request.kind, few: capacity <= FEW, capacity, ..Self::default() }
     }
 
+    /// The version of the stream that this request began with: all its records are of one.
+    fn pinned(&self, stream: Arc<Stream>) -> Arc<Stream> {
+        let same = |group: &&Group<'_>| {
+            group.stream.key == stream.key && group.stream.shaper.contract.part == stream.shaper.contract.part
+        };
+        match self.groups.iter().find(|group| Arc::ptr_eq(&group.stream, &stream)) {
+            Some(_) => stream,
+            None => self.groups.iter().find(same).map_or(stream, |group| group.stream.clone()),
+        }
+    }
+
+    /// Notes what a record brought beside its row.
+    #[inline]
+    fn note_marks(&mut self, group: usize, rules: &Rules<'_>, context: &mut RecordContext<'_>) {
+        if context.marks.is_empty() {
+            return;
+        }
+        let mut marks = std::mem::take(&mut context.marks);
+        let Some(group) = self.groups.get_mut(group) else { return };
+        group.notes.add(&marks);
+        if self.may_grow {
+            group.wishes.add(std::mem::take(&mut marks.wanted), &group.stream, &rules.streams.growth);
+        }
+    }
+
     pub(crate) fn group_of(&mut self, stream: &Arc<Stream>) -> usize {
         if let Some(at) = self.groups.iter().position(|group| Arc::ptr_eq(&group.stream, stream)) {
             return at;
@@ -317,6 +436,8 @@ impl<'a> Shaped<'a> {
             many: None,
             keys: Vec::new(),
             tally: Tally::default(),
+            notes: RequestNotes::default(),
+            wishes: Wishes::default(),
         });
         self.groups.len() - 1
     }
@@ -449,7 +570,7 @@ impl<'a> Shaped<'a> {
         bytes: &'a [u8],
         key: &StreamKey,
         rules: &Rules<'_>,
-        wanted: &HashMap<StreamKey, Arc<Stream>>,
+        wanted: &Wanted,
         refusal: &Refusal,
     ) {
         if wanted.keys().any(|wanted| wanted.tenant == key.tenant && wanted.stream.as_str() == DEAD_LETTERS) {

@@ -33,6 +33,20 @@ pub enum ContractStoreError {
         /// Its file.
         path: PathBuf,
     },
+    /// What a table has grown by cannot be read.
+    #[error("what a table has grown by cannot be read from {path}: {reason}; put the file back as it was")]
+    Growth {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The table in the lake does not take the contract.
+    #[error(transparent)]
+    Lake(#[from] lakegate_lake::LakeError),
+    /// The rows in memory could not be closed under their old columns.
+    #[error("rows in memory could not be closed: {0}")]
+    Rows(#[from] arrow::error::ArrowError),
     /// The file could not be written.
     #[error("cannot keep a contract in {path}: {source}")]
     Write {

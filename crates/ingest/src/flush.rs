@@ -15,7 +15,9 @@ use lakegate_model::{Contract, Position, TableName};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::contracts::ContractStoreError;
 use crate::gate::Inner;
+use crate::shape::Shaper;
 
 /// One commit takes at most this share of the memory budget, so that a backlog is worked off in bounded memory.
 const BUDGET_SHARE_A_COMMIT: usize = 4;
@@ -28,8 +30,9 @@ const RETRY_MS: std::ops::RangeInclusive<u64> = 200..=30_000;
 pub(crate) struct TableUnit {
     pub(crate) table: TableName,
     pub(crate) memtable: Arc<Memtable>,
-    pub(crate) contract: Arc<Contract>,
-    pub(crate) fingerprint: u64,
+    /// The contract of the newest rows, and its fingerprint.
+    contract: Mutex<Arc<Contract>>,
+    fingerprint: AtomicU64,
     /// Everything of this table below this offset is in the lake.
     pub(crate) absorbed: AtomicU64,
     pub(crate) last_commit_us: AtomicI64,
@@ -72,14 +75,33 @@ impl TableUnit {
         Self {
             table,
             memtable,
-            fingerprint: contract.fingerprint(),
-            contract,
+            fingerprint: AtomicU64::new(contract.fingerprint()),
+            contract: Mutex::new(contract),
             absorbed: AtomicU64::new(0),
             last_commit_us: AtomicI64::new(0),
             lake: Mutex::default(),
             busy: AtomicBool::new(false),
             progress: Mutex::default(),
         }
+    }
+
+    /// Whether open rows are of this contract. Stays so while the memtable's guard is held.
+    pub(crate) fn is_of(&self, fingerprint: u64) -> bool {
+        self.fingerprint.load(Ordering::Acquire) == fingerprint
+    }
+
+    /// Lets the table take rows of another contract, which has all columns of the one before.
+    pub(crate) fn set_contract(&self, fingerprint: u64, shaper: &Shaper) -> Result<(), ContractStoreError> {
+        let mut contract = self.contract.lock();
+        if let Some(table) = self.lake_table() {
+            table.set_contract(&shaper.contract)?;
+        }
+        *contract = shaper.contract.clone();
+        drop(contract);
+        let mut guard = self.memtable.lock();
+        guard.set_schema(shaper.schema.clone())?;
+        self.fingerprint.store(fingerprint, Ordering::Release);
+        Ok(())
     }
 
     /// Why the last flush failed, while it does.
@@ -101,8 +123,13 @@ impl TableUnit {
         if let Some(table) = self.lake_table() {
             return Ok(table);
         }
-        let table = lake.open_table(&self.table, &self.contract).await;
+        let contract = self.contract.lock().clone();
+        let table = lake.open_table(&self.table, &contract).await;
         let table = table.map_err(|error| FlushError::Later(error.to_string()))?;
+        let newest = self.contract.lock();
+        if !Arc::ptr_eq(&newest, &contract) {
+            table.set_contract(&newest).map_err(|error| FlushError::Later(error.to_string()))?;
+        }
         *self.lake.lock() = Some(table.clone());
         Ok(table)
     }

@@ -5,7 +5,7 @@
 //! contracts and with the same decisions: what it gives is what the tables get, in the order of the log. The log is kept
 //! for those who say what they still need ([`Gate::hold`]), as long as it has room for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -14,7 +14,7 @@ use lakegate_model::{Contract, StreamKey, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::batch::shape_again;
+use crate::batch::{Wanted, shape_again};
 use crate::frame::{FrameBody, FrameHeader};
 use crate::gate::{Gate, Inner};
 use crate::replay::{Frame, decisions, rules_of};
@@ -232,11 +232,11 @@ fn deliver(
     if header.body == FrameBody::None {
         return Ok(None);
     }
-    let mut streams = HashMap::new();
+    let mut streams = Wanted::new();
     for touched in header.streams.iter().filter(|touched| touched.fingerprint != 0 && wanted(&touched.key)) {
         let shaper = inner.contracts.find(touched.fingerprint).map_err(|error| error.to_string())?;
         let stream = inner.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
-        streams.insert(touched.key.clone(), stream.map_err(|refusal| refusal.message)?);
+        streams.entry(touched.key.clone()).or_default().push(stream.map_err(|refusal| refusal.message)?);
     }
     if streams.is_empty() {
         return Ok(None);

@@ -22,13 +22,14 @@ use crate::duplicates::{SharedUrlError, SharedWindow, Windows};
 use crate::flush::TableUnit;
 use crate::follow::Holds;
 use crate::frame::FrameError;
+use crate::growth::{GROWTH_DIR, GrowthStore};
 use crate::import::{self, OwnContracts};
 use crate::keys::BlockFiles;
 use crate::remember::{DuplicateSettings, open_answers, open_keys};
 use crate::replay::Replayed;
 use crate::requests::Requests;
 use crate::spill::Spills;
-use crate::streams::Streams;
+use crate::streams::{Beside, Streams};
 
 /// How often the gate looks whether a table is due.
 const TICK: Duration = Duration::from_millis(50);
@@ -148,7 +149,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) streams: Streams,
-    pub(crate) contracts: ContractStore,
+    pub(crate) contracts: Arc<ContractStore>,
     pub(crate) spills: Spills,
     /// How much each client and tenant may send; set once, before anything is sent.
     pub(crate) quotas: OnceLock<Quotas>,
@@ -200,6 +201,9 @@ impl Gate {
         let GateOptions { settings, streams, log, lake, memtables, disk, clock, random } = options;
         let contracts =
             ContractStore::open(disk.clone(), settings.data_dir.join("contracts")).map_err(GateOpenError::Contract)?;
+        let contracts = Arc::new(contracts);
+        let growth = GrowthStore::open(disk.clone(), clock.clone(), settings.data_dir.join(GROWTH_DIR));
+        let growth = growth.map_err(GateOpenError::Contract)?;
         let requests = Requests::new(settings.duplicates.requests_window_us, settings.duplicates.requests_bytes);
         let windows = Windows::new(settings.duplicates.keys_max, settings.longest_window_us);
         let keys = open_keys(&disk, &settings, &windows, &requests).map_err(GateOpenError::Keys)?;
@@ -212,7 +216,8 @@ impl Gate {
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
         let own = OwnContracts::open(&disk, &settings.data_dir.join("contracts/own"), &contracts);
         let own = own.map_err(GateOpenError::Contract)?;
-        let streams = Streams::new(&streams, undeclared, most, &contracts, own, memtables.clone(), windows);
+        let streams =
+            Streams::new(&streams, undeclared, most, &contracts, Beside { own, growth }, memtables.clone(), windows);
         let streams = streams.map_err(GateOpenError::Contract)?;
         let spills = Spills::open(disk.clone(), settings.data_dir.join("spill"));
         let spills = spills.map_err(|error| GateOpenError::Spill(error.to_string()))?;

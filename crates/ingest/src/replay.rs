@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lakegate_model::{ReasonCode, Refusal, StreamKey};
+use lakegate_model::{ReasonCode, Refusal};
 
 use crate::api::Source;
-use crate::batch::{Rules, Shaped, shape_again};
+use crate::batch::{Rules, Shaped, Wanted, shape_again};
 use crate::frame::{ExceptionKind, FrameBody, FrameHeader};
 use crate::gate::{GateOpenError, Inner};
 use crate::rows::{Span, tables_of};
@@ -73,7 +73,7 @@ impl Inner {
         frame: &Frame,
         lacks: &mut HashMap<lakegate_model::TableName, u64>,
     ) -> Result<u64, GateOpenError> {
-        let mut streams: HashMap<StreamKey, Arc<Stream>> = HashMap::new();
+        let mut streams = Wanted::new();
         for touched in &frame.header.streams {
             if touched.fingerprint == 0 {
                 continue;
@@ -86,7 +86,7 @@ impl Inner {
                 lacks.insert(table.clone(), self.absorbed_of(&stream).await?);
             }
             if lacks.get(table).is_some_and(|absorbed| *absorbed < frame.next_offset) {
-                streams.insert(touched.key.clone(), stream);
+                streams.entry(touched.key.clone()).or_default().push(stream);
             }
         }
         if streams.is_empty() {
@@ -145,6 +145,10 @@ pub(crate) fn rules_of<'r>(inner: &'r Inner, header: &'r FrameHeader) -> Rules<'
         payload_bytes_max: usize::MAX,
         atomic: false,
         in_order: true,
+        client_address: header.client_address.as_str().into(),
+        user_agent: &header.user_agent,
+        correlation_id: &header.correlation_id,
+        lake: None,
     }
 }
 

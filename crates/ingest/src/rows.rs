@@ -110,7 +110,7 @@ impl ReadyRows<'_> {
             return Ok(());
         }
         let shaper = &self.stream.shaper;
-        if self.stream.fingerprint == self.stream.unit.fingerprint {
+        if self.stream.unit.is_of(self.stream.fingerprint) {
             let open = guard.open_rows(|| shaper.rows(256));
             for row in &self.few {
                 open.push(row)?;

@@ -1,10 +1,11 @@
 //! Figures and health, for people and for other rooms.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use lakegate_access::{Action, Principal, may_read};
 use lakegate_log::LogHealth;
-use lakegate_model::{StreamName, Tally, TenantId};
+use lakegate_model::{StreamKey, StreamName, Tally, TenantId};
 
 use crate::api::{ComponentHealth, GateStatus, HealthState, StreamStatus};
 use crate::gate::{Gate, Inner};
@@ -25,9 +26,8 @@ impl Gate {
         let mut totals = Tally::default();
         balance.iter().filter(|(key, _)| asked(key)).for_each(|(_, tally)| totals.add(tally));
         let mut streams: Vec<_> = inner.streams.all().into_iter().filter(|stream| asked(&stream.key)).collect();
-        streams.sort_by(|a, b| a.key.cmp(&b.key));
-        let streams: Vec<_> =
-            streams.iter().map(|s| inner.stream_status(s, balance.get(&s.key).copied().unwrap_or_default())).collect();
+        streams.sort_by(|a, b| (&a.key, &a.shaper.contract.part).cmp(&(&b.key, &b.shaper.contract.part)));
+        let streams: Vec<_> = streams.iter().map(|s| inner.stream_status(s, tally_of(s, &balance))).collect();
         GateStatus {
             totals,
             rate_1m: streams.iter().map(|stream| stream.rate_1m).sum(),
@@ -45,6 +45,12 @@ impl Gate {
         let inner = &*self.inner;
         vec![inner.wal_health(), inner.memory_health(), inner.lake_health(), inner.gate_health()]
     }
+}
+
+/// The counts of a stream are with its entry that has no event type.
+fn tally_of(stream: &Stream, balance: &BTreeMap<StreamKey, Tally>) -> Tally {
+    let counts = balance.get(&stream.key).filter(|_| stream.shaper.contract.part.is_empty());
+    counts.copied().unwrap_or_default()
 }
 
 impl GateStatus {
@@ -75,6 +81,7 @@ impl Inner {
         let last_commit_us = Some(unit.last_commit_us.load(Ordering::Relaxed)).filter(|us| *us > 0);
         StreamStatus {
             key: stream.key.clone(),
+            part: stream.shaper.contract.part.clone(),
             table: unit.table.clone(),
             tally,
             rate_1m: stream.rate.per_second(),
@@ -88,6 +95,9 @@ impl Inner {
             last_commit_us,
             seconds_since_commit: last_commit_us.map(seconds_since),
             last_error: unit.last_error(),
+            sanitised: stream.noticed.sanitised(),
+            rescued: stream.noticed.rescued(),
+            clock_skewed: stream.noticed.skewed(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Which stream a record belongs to, and which table that leads to.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::{Equivalent, HashMap};
 use lakegate_memtable::Memtables;
-use lakegate_model::{Contract, ReasonCode, Refusal, StreamKey, StreamName, TableName, TenantId};
+use lakegate_model::{Contract, ReasonCode, Refusal, StreamKey, StreamName, TableName, TenantId, event_type_part};
 use parking_lot::{Mutex, RwLock};
 
 use crate::api::StreamDeclaration;
@@ -14,8 +15,10 @@ use crate::contracts::{ContractStore, ContractStoreError};
 use crate::dead_letters;
 use crate::duplicates::{Window, Windows};
 use crate::flush::TableUnit;
+use crate::growth::GrowthStore;
 use crate::import::OwnContracts;
 use crate::import::claims::Claims;
+use crate::noticed::Noticed;
 use crate::rate::Rate;
 use crate::shape::Shaper;
 
@@ -28,32 +31,52 @@ pub(crate) const UNROUTABLE: &str = "_unroutable";
 /// The tenant of requests that name none while authentication is off.
 pub(crate) const DEFAULT_TENANT: &str = "default";
 
-/// One tenant's part of one stream.
+/// One tenant's part of one stream, or of that the records of one event type; under one version of its contract.
 pub(crate) struct Stream {
     pub(crate) key: StreamKey,
     pub(crate) shaper: Arc<Shaper>,
     pub(crate) fingerprint: u64,
     pub(crate) unit: Arc<TableUnit>,
-    pub(crate) rate: Rate,
+    pub(crate) rate: Arc<Rate>,
     /// The keys that were seen, where the contract has an event key.
     pub(crate) window: Option<Arc<Window>>,
     /// The keys of rows of files that are on their way into the table.
-    pub(crate) claims: Claims,
+    pub(crate) claims: Arc<Claims>,
     /// Records that this process accepted.
-    pub(crate) accepted: AtomicU64,
+    pub(crate) accepted: Arc<AtomicU64>,
+    /// What was noticed about them.
+    pub(crate) noticed: Arc<Noticed>,
 }
 
-#[derive(Hash)]
-struct KeyText<'a>(&'a str, &'a str);
+/// A tenant, a stream, and the event type as in the table's name; empty where the table does not depend on it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PartKey(pub(crate) StreamKey, pub(crate) Box<str>);
 
-impl Equivalent<StreamKey> for KeyText<'_> {
-    fn equivalent(&self, key: &StreamKey) -> bool {
-        self.0 == key.tenant.as_str() && self.1 == key.stream.as_str()
+struct KeyText<'a>(&'a str, &'a str, &'a str);
+
+impl Hash for KeyText<'_> {
+    /// The same as of [`PartKey`]: names hash as their text does.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+        self.1.hash(state);
+        self.2.hash(state);
+    }
+}
+
+impl Equivalent<PartKey> for KeyText<'_> {
+    fn equivalent(&self, PartKey(key, part): &PartKey) -> bool {
+        self.0 == key.tenant.as_str() && self.1 == key.stream.as_str() && self.2 == &**part
     }
 }
 
 /// A shaped contract under its fingerprint.
-type Shaped = (u64, Arc<Shaper>);
+pub(crate) type Shaped = (u64, Arc<Shaper>);
+
+/// What files and records made of contracts, beside what is declared.
+pub(crate) struct Beside {
+    pub(crate) own: OwnContracts,
+    pub(crate) growth: GrowthStore,
+}
 
 /// All streams and tables that the process knows.
 pub(crate) struct Streams {
@@ -65,7 +88,9 @@ pub(crate) struct Streams {
     marks: Shaped,
     max_streams: usize,
     memtables: Arc<Memtables>,
-    known: RwLock<HashMap<StreamKey, Arc<Stream>>>,
+    contracts: Arc<ContractStore>,
+    pub(crate) growth: GrowthStore,
+    pub(crate) known: RwLock<HashMap<PartKey, Arc<Stream>>>,
     units: Mutex<BTreeMap<TableName, Arc<TableUnit>>>,
     /// The keys that the streams have seen.
     pub(crate) windows: Windows,
@@ -76,15 +101,15 @@ impl Streams {
         declarations: &[StreamDeclaration],
         allow_undeclared: bool,
         max_streams: usize,
-        contracts: &ContractStore,
-        own: OwnContracts,
+        contracts: &Arc<ContractStore>,
+        Beside { own, growth }: Beside,
         memtables: Arc<Memtables>,
         windows: Windows,
     ) -> Result<Self, ContractStoreError> {
         let mut declared = BTreeMap::new();
         for declaration in declarations {
             let mut contract = declaration.contract.clone();
-            contract.add_undeclared_column();
+            contract.add_policy_columns();
             declared.insert(declaration.name.clone(), contracts.keep(&contract)?);
         }
         let undeclared = contracts.keep(&Contract::undeclared_default())?;
@@ -98,6 +123,8 @@ impl Streams {
             marks,
             max_streams,
             memtables,
+            contracts: contracts.clone(),
+            growth,
             known: RwLock::default(),
             units: Mutex::default(),
             windows,
@@ -106,7 +133,7 @@ impl Streams {
 
     /// The stream of that name, made where it may be.
     pub(crate) fn resolve(&self, tenant: &str, stream: &str) -> Result<Arc<Stream>, Refusal> {
-        if let Some(found) = self.known.read().get(&KeyText(tenant, stream)) {
+        if let Some(found) = self.known.read().get(&KeyText(tenant, stream, "")) {
             return Ok(found.clone());
         }
         let refusal = |code, field: &str, message: String| Refusal { code, field: Some(field.to_owned()), message };
@@ -126,10 +153,7 @@ impl Streams {
                 return Err(refusal(ReasonCode::UnknownStream, "endpoint_id", message));
             }
         };
-        if self.known.read().len() >= self.max_streams {
-            let message = format!("{} streams are known, which is the most (limits.streams)", self.max_streams);
-            return Err(refusal(ReasonCode::UnknownStream, "endpoint_id", message));
-        }
+        self.check_room()?;
         self.create(key, shaped)
     }
 
@@ -143,8 +167,33 @@ impl Streams {
     pub(crate) fn may_take_columns(&self, key: &StreamKey) -> bool {
         let reserved = [DEAD_LETTERS, DEAD_LETTER_MARKS, UNROUTABLE].contains(&key.stream.as_str());
         let declared = reserved || self.declared.contains_key(&key.stream) || self.undeclared.is_none();
-        let known = || self.known.read().contains_key(&KeyText(key.tenant.as_str(), key.stream.as_str()));
+        let known = || self.known.read().contains_key(&KeyText(key.tenant.as_str(), key.stream.as_str(), ""));
         !declared && self.own.get(key).is_none() && !known()
+    }
+
+    fn check_room(&self) -> Result<(), Refusal> {
+        if self.known.read().len() < self.max_streams {
+            return Ok(());
+        }
+        let message = format!("{} streams are known, which is the most (limits.streams)", self.max_streams);
+        Err(Refusal { code: ReasonCode::UnknownStream, field: Some("endpoint_id".to_owned()), message })
+    }
+
+    /// Of a stream whose records go into tables by their event type, the part that is for this one.
+    pub(crate) fn part_of(&self, stream: &Arc<Stream>, event_type: Option<&str>) -> Result<Arc<Stream>, Refusal> {
+        let part = event_type.map(event_type_part).unwrap_or_default();
+        if part.is_empty() {
+            return Ok(stream.clone());
+        }
+        let (tenant, name) = (stream.key.tenant.as_str(), stream.key.stream.as_str());
+        if let Some(found) = self.known.read().get(&KeyText(tenant, name, &part)) {
+            return Ok(found.clone());
+        }
+        self.check_room()?;
+        let declared = self.current(&stream.key);
+        let base = declared.as_ref().map_or(&stream.shaper.contract, |(_, shaper)| &shaper.contract);
+        let shaped = self.contracts.keep(&Contract { part, ..base.as_ref().clone() });
+        self.create(stream.key.clone(), shaped.map_err(|error| unkept(&error))?)
     }
 
     /// The dead letters of a tenant.
@@ -158,7 +207,7 @@ impl Streams {
     }
 
     fn reserved(&self, tenant: &str, stream: &str, shaped: &Shaped) -> Result<Arc<Stream>, Refusal> {
-        if let Some(found) = self.known.read().get(&KeyText(tenant, stream)) {
+        if let Some(found) = self.known.read().get(&KeyText(tenant, stream, "")) {
             return Ok(found.clone());
         }
         let invalid = |error: lakegate_model::NameError| Refusal {
@@ -180,44 +229,74 @@ impl Streams {
         fingerprint: u64,
         shaper: Arc<Shaper>,
     ) -> Result<Arc<Stream>, Refusal> {
-        if let Some(found) = self.known.read().get(&KeyText(key.tenant.as_str(), key.stream.as_str()))
-            && found.fingerprint == fingerprint
-        {
-            return Ok(found.clone());
+        let live = self.live(key, &shaper.contract.part)?;
+        if let Some(live) = &live {
+            if live.fingerprint == fingerprint {
+                return Ok(live.clone());
+            }
+            let table = table_of(key, &shaper.contract)?;
+            if live.unit.table == table {
+                return Ok(Arc::new(live.at_version((fingerprint, shaper))));
+            }
         }
-        let current = self.current(key);
-        if current.is_some_and(|(current, _)| current == fingerprint)
-            || [self.dead_letters.0, self.marks.0].contains(&fingerprint)
-        {
-            return self.create(key.clone(), (fingerprint, shaper));
-        }
-        self.make(key.clone(), (fingerprint, shaper)).map(Arc::new)
+        self.make(key.clone(), (fingerprint, shaper), false).map(Arc::new)
     }
 
+    /// The stream as it is now, if there is such.
+    fn live(&self, key: &StreamKey, part: &str) -> Result<Option<Arc<Stream>>, Refusal> {
+        let (tenant, stream) = (key.tenant.as_str(), key.stream.as_str());
+        if let Some(found) = self.known.read().get(&KeyText(tenant, stream, part)) {
+            return Ok(Some(found.clone()));
+        }
+        let current = match stream {
+            DEAD_LETTERS => Some(self.dead_letters.clone()),
+            DEAD_LETTER_MARKS => Some(self.marks.clone()),
+            _ => self.current(key),
+        };
+        let Some((fingerprint, shaper)) = current else { return Ok(None) };
+        if part.is_empty() {
+            return self.create(key.clone(), (fingerprint, shaper)).map(Some);
+        }
+        if !shaper.contract.table.takes_event_type() {
+            return Ok(None);
+        }
+        let contract = Contract { part: part.to_owned(), ..shaper.contract.as_ref().clone() };
+        self.create(key.clone(), self.contracts.keep(&contract).map_err(|error| unkept(&error))?).map(Some)
+    }
+
+    /// Makes the stream that has this contract declared, with what its table has grown by.
     fn create(&self, key: StreamKey, shaped: Shaped) -> Result<Arc<Stream>, Refusal> {
-        let stream = Arc::new(self.make(key, shaped)?);
-        Ok(self.known.write().entry(stream.key.clone()).or_insert(stream).clone())
+        let (table, contract) = (table_of(&key, &shaped.1.contract)?, shaped.1.contract.clone());
+        let growth = self.growth.of(&table).map_err(|error| unkept(&error))?;
+        let grown = contract.grown(&growth);
+        let shaped =
+            if grown == *contract { shaped } else { self.contracts.keep(&grown).map_err(|error| unkept(&error))? };
+        let stream = Arc::new(self.make(key, shaped, true)?);
+        let is_declared = self.declared.contains_key(&stream.key.stream);
+        if is_declared {
+            self.growth.note_version(&stream.unit.table, &stream.key, stream.fingerprint, Vec::new());
+        }
+        let key = PartKey(stream.key.clone(), contract.part.as_str().into());
+        Ok(self.known.write().entry(key).or_insert(stream).clone())
     }
 
-    fn make(&self, key: StreamKey, (fingerprint, shaper): Shaped) -> Result<Stream, Refusal> {
-        let table = shaper.contract.table.table_for(&key).map_err(|error| Refusal {
-            code: ReasonCode::InvalidName,
-            field: Some("endpoint_id".to_owned()),
-            message: error.to_string(),
-        })?;
+    /// `is_current`: new records are read by this contract.
+    fn make(&self, key: StreamKey, (fingerprint, shaper): Shaped, is_current: bool) -> Result<Stream, Refusal> {
+        let table = table_of(&key, &shaper.contract)?;
         let make_unit = || {
             let memtable = self.memtables.get_or_create(&table, shaper.schema.clone());
             Arc::new(TableUnit::new(table.clone(), memtable, shaper.contract.clone()))
         };
         let unit = self.units.lock().entry(table.clone()).or_insert_with(make_unit).clone();
-        let window = self.window_of(&key, fingerprint, &shaper.contract);
-        let (rate, claims, accepted) = (Rate::default(), Claims::default(), AtomicU64::new(0));
-        Ok(Stream { key, shaper, fingerprint, unit, rate, window, claims, accepted })
+        let window =
+            (!shaper.contract.event_key.is_empty()).then(|| self.windows.of_stream(&key, &shaper.contract, is_current));
+        let (rate, claims, accepted, noticed) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        Ok(Stream { key, shaper, fingerprint, unit, rate, window, claims, accepted, noticed })
     }
 
-    fn window_of(&self, key: &StreamKey, fingerprint: u64, contract: &Contract) -> Option<Arc<Window>> {
-        let is_current = self.current(key).is_some_and(|(current, _)| current == fingerprint);
-        (!contract.event_key.is_empty()).then(|| self.windows.of_stream(key, contract, is_current))
+    /// Keeps a contract.
+    pub(crate) fn keep(&self, contract: &Contract) -> Result<Shaped, ContractStoreError> {
+        self.contracts.keep(contract)
     }
 
     /// All tables, by name.
@@ -231,8 +310,35 @@ impl Streams {
     }
 }
 
+fn table_of(key: &StreamKey, contract: &Contract) -> Result<TableName, Refusal> {
+    contract.table.table_for(key, &contract.part).map_err(|error| Refusal {
+        code: ReasonCode::InvalidName,
+        field: Some("endpoint_id".to_owned()),
+        message: error.to_string(),
+    })
+}
+
+fn unkept(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal { code: ReasonCode::UnknownStream, field: Some("endpoint_id".to_owned()), message: error.to_string() }
+}
+
 impl Stream {
     pub(crate) fn count_accepted(&self, records: u64) {
         self.accepted.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// The same stream under another version of its contract.
+    pub(crate) fn at_version(&self, (fingerprint, shaper): Shaped) -> Self {
+        Self {
+            key: self.key.clone(),
+            shaper,
+            fingerprint,
+            unit: self.unit.clone(),
+            rate: self.rate.clone(),
+            window: self.window.clone(),
+            claims: self.claims.clone(),
+            accepted: self.accepted.clone(),
+            noticed: self.noticed.clone(),
+        }
     }
 }

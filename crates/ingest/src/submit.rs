@@ -197,6 +197,10 @@ impl Inner {
             payload_bytes_max: self.settings.payload_bytes_max,
             atomic,
             in_order: submission.in_order,
+            client_address: submission.client.address.map_or_else(String::new, |address| address.to_string()).into(),
+            user_agent: submission.client.user_agent.as_deref().unwrap_or_default(),
+            correlation_id: submission.correlation_id.as_deref().unwrap_or_default(),
+            lake: Some(&self.lake),
         }
     }
 
@@ -300,6 +304,8 @@ impl Inner {
         drop(balance);
         for group in &shaped.groups {
             group.stream.count_accepted(group.tally.accepted);
+            let stream = &group.stream;
+            stream.noticed.count(&group.notes, &stream.shaper.contract, stream.key.stream.as_str());
         }
     }
 }

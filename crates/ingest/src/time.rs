@@ -1,7 +1,8 @@
 //! Times in their notations, to microseconds since 1970 (RFC 3339; the civil-day arithmetic is Howard Hinnant's,
 //! "chrono-Compatible Low-Level Date Algorithms").
 
-use lakegate_model::TimeFormat;
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Offset, TimeZone};
+use lakegate_model::{TimeFormat, TimeNotation, ZoneRule};
 
 /// 0001-01-01T00:00:00Z.
 pub(crate) const MIN_US: i64 = -62_135_596_800_000_000;
@@ -24,7 +25,7 @@ pub(crate) fn in_range(us: i128) -> Result<i64, TimeError> {
 
 /// A number in one of the epoch notations. `Auto` tells the unit by magnitude: below 10^11 seconds, below 10^14
 /// milliseconds, below 10^17 microseconds, else nanoseconds.
-pub(crate) fn from_number(text: &str, format: TimeFormat) -> Result<i64, TimeError> {
+pub(crate) fn from_number(text: &str, format: &TimeFormat) -> Result<i64, TimeError> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if text.contains(['e', 'E']) {
         let value: f64 = text.parse().map_err(|_| TimeError::Notation)?;
@@ -43,18 +44,18 @@ pub(crate) fn from_number(text: &str, format: TimeFormat) -> Result<i64, TimeErr
 }
 
 /// A whole number in one of the epoch notations.
-pub(crate) fn from_whole(units: i64, format: TimeFormat) -> Result<i64, TimeError> {
+pub(crate) fn from_whole(units: i64, format: &TimeFormat) -> Result<i64, TimeError> {
     from_parts(units, 0, format)
 }
 
 /// `units` and millionths of a unit.
-fn from_parts(units: i64, millionths: i64, format: TimeFormat) -> Result<i64, TimeError> {
+fn from_parts(units: i64, millionths: i64, format: &TimeFormat) -> Result<i64, TimeError> {
     let format = match format {
         TimeFormat::Auto => match units.unsigned_abs() {
-            0..100_000_000_000 => TimeFormat::EpochS,
-            100_000_000_000..100_000_000_000_000 => TimeFormat::EpochMs,
-            100_000_000_000_000..100_000_000_000_000_000 => TimeFormat::EpochUs,
-            _ => TimeFormat::EpochNs,
+            0..100_000_000_000 => &TimeFormat::EpochS,
+            100_000_000_000..100_000_000_000_000 => &TimeFormat::EpochMs,
+            100_000_000_000_000..100_000_000_000_000_000 => &TimeFormat::EpochUs,
+            _ => &TimeFormat::EpochNs,
         },
         other => other,
     };
@@ -64,7 +65,7 @@ fn from_parts(units: i64, millionths: i64, format: TimeFormat) -> Result<i64, Ti
         TimeFormat::EpochMs => units * 1_000 + millionths / 1_000,
         TimeFormat::EpochUs => units,
         TimeFormat::EpochNs => units.div_euclid(1_000),
-        TimeFormat::Rfc3339 | TimeFormat::Auto => return Err(TimeError::Notation),
+        _ => return Err(TimeError::Notation),
     })
 }
 
@@ -96,8 +97,113 @@ pub(crate) fn date(text: &[u8]) -> Result<i64, TimeError> {
     Ok(era * 146_097 + day_of_era - 719_468)
 }
 
-/// Microseconds of `YYYY-MM-DDTHH:MM:SS[.fraction][zone]`; without a zone, UTC. `T` may be a blank, as RFC 3339 allows.
+/// How the times of one field are read, made ready.
+#[derive(Debug)]
+pub(crate) struct TimeReader {
+    formats: Vec<TimeFormat>,
+    zone: ZoneRule,
+}
+
+impl TimeReader {
+    pub(crate) fn new(notation: &TimeNotation) -> Self {
+        Self { formats: notation.formats.clone(), zone: notation.zone.rule() }
+    }
+
+    /// Reads text by the first notation that fits.
+    pub(crate) fn text(&self, text: &str) -> Result<i64, TimeError> {
+        self.first(|format| self.text_as(text, format))
+    }
+
+    /// Reads a number by the first notation that fits.
+    pub(crate) fn number(&self, text: &str) -> Result<i64, TimeError> {
+        self.first(|format| from_number(text, format))
+    }
+
+    /// The same of a whole number.
+    pub(crate) fn whole(&self, units: i64) -> Result<i64, TimeError> {
+        self.first(|format| from_whole(units, format))
+    }
+
+    /// The notations, for people.
+    pub(crate) fn shown(&self) -> String {
+        let one = |format: &TimeFormat| match format {
+            TimeFormat::Auto => "a time by RFC 3339 or a number since 1970".to_owned(),
+            TimeFormat::Rfc3339 => "a time by RFC 3339".to_owned(),
+            other => format!("a time as {}", other.name()),
+        };
+        self.formats.iter().map(one).collect::<Vec<_>>().join(", or ")
+    }
+
+    fn first(&self, read: impl Fn(&TimeFormat) -> Result<i64, TimeError>) -> Result<i64, TimeError> {
+        let mut failed = TimeError::Notation;
+        for format in &self.formats {
+            match read(format) {
+                Err(TimeError::Range) => failed = TimeError::Range,
+                Err(TimeError::Notation) => {}
+                read => return read,
+            }
+        }
+        Err(failed)
+    }
+
+    fn text_as(&self, text: &str, format: &TimeFormat) -> Result<i64, TimeError> {
+        match format {
+            TimeFormat::Auto | TimeFormat::Rfc3339 => from_text_in(text, self.zone),
+            TimeFormat::DateTimeSpace if text.as_bytes().get(10) == Some(&b' ') => from_text_in(text, self.zone),
+            TimeFormat::DateTimeSpace => Err(TimeError::Notation),
+            TimeFormat::Date => {
+                let midnight = DateTime::from_timestamp_micros(date(text.as_bytes())? * 86_400_000_000);
+                self.to_utc(midnight.ok_or(TimeError::Range)?.naive_utc())
+            }
+            TimeFormat::Rfc2822 => instant(DateTime::parse_from_rfc2822(text)),
+            TimeFormat::Apache => instant(DateTime::parse_from_str(text, "%d/%b/%Y:%H:%M:%S %z")),
+            TimeFormat::Pattern(pattern) => self.pattern(text, pattern),
+            epoch => from_number(text, epoch),
+        }
+    }
+
+    fn pattern(&self, text: &str, pattern: &str) -> Result<i64, TimeError> {
+        if let Ok(found) = DateTime::parse_from_str(text, pattern) {
+            return in_range(found.timestamp_micros().into());
+        }
+        let midnight = |day: NaiveDate| day.and_time(chrono::NaiveTime::MIN);
+        NaiveDateTime::parse_from_str(text, pattern)
+            .or_else(|_| NaiveDate::parse_from_str(text, pattern).map(midnight))
+            .map_err(|_| TimeError::Notation)
+            .and_then(|local| self.to_utc(local))
+    }
+
+    fn to_utc(&self, local: NaiveDateTime) -> Result<i64, TimeError> {
+        let us = local.and_utc().timestamp_micros();
+        in_range(i128::from(us) - i128::from(seconds_east(self.zone, us)) * 1_000_000)
+    }
+}
+
+fn instant<E>(found: Result<DateTime<chrono::FixedOffset>, E>) -> Result<i64, TimeError> {
+    found.map_err(|_| TimeError::Notation).and_then(|time| in_range(time.timestamp_micros().into()))
+}
+
+/// How far east of UTC clocks stand in the zone when they show `local_us`. Of an hour that comes twice the first counts;
+/// one that is left out is read as if clocks had not been put forward.
+fn seconds_east(zone: ZoneRule, local_us: i64) -> i32 {
+    let tz = match zone {
+        ZoneRule::Fixed(seconds) => return seconds,
+        ZoneRule::Named(tz) => tz,
+    };
+    let Some(local) = DateTime::from_timestamp_micros(local_us).map(|time| time.naive_utc()) else { return 0 };
+    match tz.offset_from_local_datetime(&local).earliest() {
+        Some(offset) => offset.fix().local_minus_utc(),
+        None => tz.offset_from_utc_datetime(&(local - chrono::TimeDelta::days(1))).fix().local_minus_utc(),
+    }
+}
+
+/// The same as [`from_text_in`], of times that are UTC where they name no zone.
 pub(crate) fn from_text(text: &str) -> Result<i64, TimeError> {
+    from_text_in(text, ZoneRule::Fixed(0))
+}
+
+/// Microseconds of `YYYY-MM-DDTHH:MM:SS[.fraction][zone]`. `T` may be a blank, as RFC 3339 allows.
+pub(crate) fn from_text_in(text: &str, assumed: ZoneRule) -> Result<i64, TimeError> {
     let bytes = text.as_bytes();
     let (day, rest) = (bytes.get(..10).ok_or(TimeError::Notation)?, bytes.get(10..).unwrap_or_default());
     let days = date(day)?;
@@ -110,9 +216,13 @@ pub(crate) fn from_text(text: &str) -> Result<i64, TimeError> {
         return Err(TimeError::Range);
     }
     let (micros, zone) = fraction(rest)?;
-    let offset = offset_minutes(zone)?;
-    let seconds = days * 86_400 + hour * 3_600 + (minute - offset) * 60 + second;
-    in_range(i128::from(seconds) * 1_000_000 + i128::from(micros))
+    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+    let local_us = i128::from(seconds) * 1_000_000 + i128::from(micros);
+    let east = match zone {
+        [] => i64::from(seconds_east(assumed, i64::try_from(local_us).map_err(|_| TimeError::Range)?)),
+        zone => offset_minutes(zone)? * 60,
+    };
+    in_range(local_us - i128::from(east) * 1_000_000)
 }
 
 fn fraction(rest: &[u8]) -> Result<(i64, &[u8]), TimeError> {
@@ -131,7 +241,7 @@ fn fraction(rest: &[u8]) -> Result<(i64, &[u8]), TimeError> {
 
 fn offset_minutes(zone: &[u8]) -> Result<i64, TimeError> {
     match zone {
-        [] | [b'Z' | b'z'] => Ok(0),
+        [b'Z' | b'z'] => Ok(0),
         [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
             let (hours, minutes) = (digits(&[*h1, *h2]), digits(&[*m1, *m2]));
             let (Some(hours @ 0..24), Some(minutes @ 0..60)) = (hours, minutes) else {
@@ -186,11 +296,34 @@ mod tests {
     #[test]
     fn the_magnitude_tells_the_unit_of_an_epoch_number() {
         for text in ["1451608204", "1451608204000", "1451608204000000", "1451608204000000000"] {
-            assert_eq!(from_number(text, TimeFormat::Auto), Ok(1_451_608_204_000_000), "{text}");
+            assert_eq!(from_number(text, &TimeFormat::Auto), Ok(1_451_608_204_000_000), "{text}");
         }
-        assert_eq!(from_number("1451608204.91", TimeFormat::EpochS), Ok(1_451_608_204_910_000));
-        assert_eq!(from_number("-1.5", TimeFormat::EpochS), Ok(-1_500_000));
-        assert_eq!(from_number("99999999999999999999", TimeFormat::Auto), Err(TimeError::Notation));
-        assert_eq!(from_number("9223372036854775807", TimeFormat::EpochS), Err(TimeError::Range));
+        assert_eq!(from_number("1451608204.91", &TimeFormat::EpochS), Ok(1_451_608_204_910_000));
+        assert_eq!(from_number("-1.5", &TimeFormat::EpochS), Ok(-1_500_000));
+        assert_eq!(from_number("99999999999999999999", &TimeFormat::Auto), Err(TimeError::Notation));
+        assert_eq!(from_number("9223372036854775807", &TimeFormat::EpochS), Err(TimeError::Range));
+    }
+
+    // Expected values by GNU date: `TZ=… date -d TEXT +%s`.
+    #[test]
+    fn each_notation_gives_the_instant_that_gnu_date_gives() {
+        for (text, format, zone, seconds) in [
+            ("10/Oct/2000:13:55:36 -0700", "apache", "UTC", 971_211_336),
+            ("2024-12-01 10:00:00", "date_time_space", "UTC", 1_733_047_200),
+            ("2024-12-01 10:00:00", "date_time_space", "+05:30", 1_733_027_400),
+            ("2024-07-01T12:00:00", "rfc3339", "Europe/Berlin", 1_719_828_000),
+            ("2024-12-01T12:00:00", "auto", "Europe/Berlin", 1_733_050_800),
+            ("2024-12-01T12:00:00Z", "auto", "Europe/Berlin", 1_733_054_400),
+            ("Tue, 1 Jul 2003 10:52:37 +0200", "rfc2822", "UTC", 1_057_049_557),
+            ("31.12.2023 23:59", "%d.%m.%Y %H:%M", "America/New_York", 1_704_085_140),
+            ("20240229", "%Y%m%d", "UTC", 1_709_164_800),
+            ("2024-02-29", "date", "UTC", 1_709_164_800),
+        ] {
+            let formats = vec![TimeFormat::parse(format).unwrap(), TimeFormat::EpochMs];
+            let zone = lakegate_model::Zone::new(zone).unwrap();
+            let reader = TimeReader::new(&TimeNotation { formats, zone });
+            assert_eq!(reader.text(text), Ok(seconds * 1_000_000), "{text} as {format}");
+            assert_eq!(reader.text("yesterday"), Err(TimeError::Notation), "{format}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //! of a contract.
 //!
 //! Columns of a contract that a table lacks are added as optional columns under new ids; a column that the contract no
-//! longer requires becomes optional; nothing is ever removed, renamed or made narrower.
+//! longer requires becomes optional; one that is wider in the contract becomes wider, where Iceberg allows it ("Schema
+//! Evolution"); nothing is ever removed, renamed or made narrower.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -188,23 +189,46 @@ pub(crate) fn missing_schema(metadata: &TableMetadata, contract: &Contract) -> R
     Ok(Some(schema))
 }
 
-/// Checks that the column's values fit the table's field, and makes the field optional where the contract is.
+/// Checks that the column's values fit the table's field; makes the field optional where the contract is, and wider
+/// where the contract is and may be.
 fn relax(field: &mut NestedFieldRef, column: &Column) -> Result<bool, LakeError> {
-    if !fits(&field.field_type, column.column_type) {
-        return Err(LakeError::Contract(format!(
-            "the column {:?} is {} in the table and {} in the contract; declare it as the table has it, or under another name",
-            column.name,
-            field.field_type,
-            column.column_type.name(),
-        )));
-    }
-    if !field.required || column.required {
+    let wider = match fits(&field.field_type, column.column_type) {
+        true => None,
+        false => Some(promoted(&field.field_type, column.column_type).ok_or_else(|| misfit(field, column))?),
+    };
+    let relaxes = field.required && !column.required;
+    if wider.is_none() && !relaxes {
         return Ok(false);
     }
     let mut relaxed = field.as_ref().clone();
-    relaxed.required = false;
+    relaxed.required &= column.required;
+    if let Some(wider) = wider {
+        relaxed.field_type = Box::new(wider);
+    }
     *field = Arc::new(relaxed);
     Ok(true)
+}
+
+fn misfit(field: &NestedFieldRef, column: &Column) -> LakeError {
+    LakeError::Contract(format!(
+        "the column {:?} is {} in the table and {} in the contract; declare it as the table has it, or under another name",
+        column.name,
+        field.field_type,
+        column.column_type.name(),
+    ))
+}
+
+/// The contract's type, if the table's may become it.
+fn promoted(table: &Type, column: ColumnType) -> Option<Type> {
+    let Type::Primitive(table) = table else { return None };
+    let may = match (table, column) {
+        (PrimitiveType::Int, ColumnType::Long) | (PrimitiveType::Float, ColumnType::Double) => true,
+        (PrimitiveType::Decimal { precision, scale }, ColumnType::Decimal { precision: p, scale: s }) => {
+            *scale == u32::from(s) && *precision < u32::from(p)
+        }
+        _ => false,
+    };
+    may.then(|| type_of(column, &mut 0))
 }
 
 /// Whether every value of the contract's type has a place in the table's type.

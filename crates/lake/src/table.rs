@@ -188,7 +188,19 @@ impl LakeTable {
         self.contract.read().clone()
     }
 
-    pub(crate) fn set_contract(&self, contract: &Contract) -> Result<(), LakeError> {
+    /// Whether the table, as it is known, has a place for the contract's rows, or can be given one.
+    ///
+    /// # Errors
+    /// A column of another type has a column's name.
+    pub fn takes(&self, contract: &Contract) -> Result<(), LakeError> {
+        missing_schema(&self.view().metadata, contract).map(drop)
+    }
+
+    /// Rows are of this contract from now on. What the table lacks of its columns it gets with the next commit.
+    ///
+    /// # Errors
+    /// As [`Self::takes`]; then the contract before it stays.
+    pub fn set_contract(&self, contract: &Contract) -> Result<(), LakeError> {
         missing_schema(&self.view().metadata, contract)?;
         *self.contract.write() = Some(contract.clone());
         Ok(())

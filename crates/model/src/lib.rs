@@ -9,8 +9,11 @@ mod position;
 mod tally;
 
 pub use contract::{
-    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, OnConflict, PartitionField,
-    PayloadFormat, SortField, TablePattern, TimeField, TimeFormat, Transform, TypeError, Undeclared,
+    Breach, CheckError, Checks, Clean, ClockPolicy, ClockSkew, Column, ColumnCheck, ColumnRules, ColumnSource,
+    ColumnType, Conflicts, Contract, ContractError, ContractVersion, Evolution, Field, Growth, JsonKind, Malformed,
+    ObjectRule, OnConflict, PATTERN_BYTES_MAX, PartitionField, PayloadFormat, Sanitise, Scalar, SchemaParts,
+    SchemaProblem, Shipped, SortField, TablePattern, TimeField, TimeFormat, TimeFormatError, TimeNotation, Transform,
+    TypeError, Undeclared, VALUES_MAX, Zone, ZoneError, ZoneRule, event_type_part, read_json_schema,
 };
 pub use name::{NameError, StreamKey, StreamName, TableName, TenantId};
 pub use outcome::{ReasonCode, RecordError, Refusal, Verdict};

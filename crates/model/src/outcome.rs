@@ -35,6 +35,14 @@ pub enum ReasonCode {
     AtomicBatch = 13,
     /// The event key, or the request's own id, was seen before with other content.
     Conflict = 40,
+    /// A value that is not one of those that the contract allows.
+    NotAllowed = 20,
+    /// Text that the contract's pattern does not match.
+    PatternMismatch = 21,
+    /// Text, bytes or a list that is shorter or longer than the contract allows.
+    WrongLength = 22,
+    /// A time that lies too far from the time of receipt.
+    ClockSkew = 23,
 }
 
 impl ReasonCode {
@@ -56,6 +64,10 @@ impl ReasonCode {
             Self::WrongTenant,
             Self::AtomicBatch,
             Self::Conflict,
+            Self::NotAllowed,
+            Self::PatternMismatch,
+            Self::WrongLength,
+            Self::ClockSkew,
         ]
         .into_iter()
         .find(|code| *code as u8 == number)
@@ -79,6 +91,10 @@ impl ReasonCode {
             Self::WrongTenant => "WRONG_TENANT",
             Self::AtomicBatch => "ATOMIC_BATCH",
             Self::Conflict => "CONFLICT",
+            Self::NotAllowed => "NOT_ALLOWED",
+            Self::PatternMismatch => "PATTERN_MISMATCH",
+            Self::WrongLength => "WRONG_LENGTH",
+            Self::ClockSkew => "CLOCK_SKEW",
         }
     }
 }

@@ -15,11 +15,22 @@ use datafusion::arrow::error::ArrowError;
 pub(crate) fn merge(lake: Option<&Schema>, memtable: Option<&Schema>) -> SchemaRef {
     let mut fields: Vec<Field> = lake.into_iter().flat_map(Schema::fields).map(|f| plain(f)).collect();
     for field in memtable.into_iter().flat_map(Schema::fields) {
-        if !fields.iter().any(|f| f.name() == field.name()) {
-            fields.push(plain(field));
+        match fields.iter_mut().find(|f| f.name() == field.name()) {
+            None => fields.push(plain(field)),
+            Some(known) if is_wider(known.data_type(), field.data_type()) => *known = plain(field),
+            Some(_) => {}
         }
     }
     Arc::new(Schema::new(fields))
+}
+
+/// Whether the second is what a column of the first becomes when it is widened: its newest rows do not fit the first.
+fn is_wider(lake: &DataType, memtable: &DataType) -> bool {
+    match (lake, memtable) {
+        (DataType::Int32, DataType::Int64) | (DataType::Float32, DataType::Float64) => true,
+        (DataType::Decimal128(p, s), DataType::Decimal128(wider, same)) => wider > p && s == same,
+        _ => false,
+    }
 }
 
 /// The field without the numbers that table formats keep in metadata, here and within.

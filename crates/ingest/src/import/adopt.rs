@@ -5,7 +5,7 @@
 //! people; then the rows are written anew.
 
 use lakegate_lake::{AdoptHow, AdoptPlan, FileState, Footer, Obstacle, Scalar};
-use lakegate_model::{ColumnSource, ColumnType, Contract, Field, Tally, Transform, Undeclared};
+use lakegate_model::{ClockPolicy, ColumnSource, ColumnType, Contract, Field, Tally, Transform, Undeclared};
 
 use super::{Import, ImportError, ImportSummary};
 
@@ -72,10 +72,18 @@ fn row_work(contract: &Contract, is_constant: impl Fn(&str) -> bool) -> Option<S
             contract.event_key
         ));
     }
+    if let Some(column) = contract.rules.keys().next() {
+        return Some(format!("the stream has rules for the column {column:?}, which need a look at each row"));
+    }
+    if !contract.event_types.is_empty() || contract.clock != ClockPolicy::default() {
+        return Some("the stream checks event types or times, which needs a look at each row".to_owned());
+    }
     for column in contract.columns.iter().filter(|column| !is_constant(&column.name)) {
         let name = &column.name;
         match &column.source {
-            ColumnSource::Envelope(Field::Undeclared) if contract.undeclared == Undeclared::Keep => {}
+            ColumnSource::Envelope(Field::Undeclared)
+                if matches!(contract.undeclared, Undeclared::Keep | Undeclared::Evolve) => {}
+            ColumnSource::Envelope(Field::Rescued) => {}
             ColumnSource::Envelope(_) => return Some(format!("the stream fills the column {name:?} itself")),
             ColumnSource::Path(path) if path.as_slice() != std::slice::from_ref(name) => {
                 return Some(format!("the stream takes the column {name:?} from {:?}", path.join(".")));

@@ -8,7 +8,8 @@ use lakegate_model::{ReasonCode, Refusal};
 
 use super::conform::cast::Refused;
 use super::conform::{Conformed, RowContext, row_id};
-use crate::shape::{Envelope, RecordContext, Shaper};
+use crate::api::Source;
+use crate::shape::{ClientOf, Envelope, Marks, RecordContext, Shaper};
 use crate::wire::WireRecord;
 
 /// The documents at `spans` of `body` as rows of the table.
@@ -29,11 +30,15 @@ pub(crate) fn shape_documents(
         received_us: context.received_us,
         assigned_id: uuid::Uuid::nil(),
         payload_bytes_max: context.payload_bytes_max,
+        source: Source::File.name(),
+        origin: ClientOf { client_address: Value::Null, user_agent: Value::Null, correlation_id: Value::Null },
+        may_grow: false,
+        marks: Marks::default(),
     };
     let mut row = Vec::with_capacity(shaper.contract.columns.len());
     for (place, (number, span)) in (context.first_row..).zip(spans).enumerate() {
         record_context.assigned_id = row_id(context.file, number);
-        match shape_one(shaper, document(body, span), context, &record_context, &mut row) {
+        match shape_one(shaper, document(body, span), context, &mut record_context, &mut row) {
             Ok(()) => rows.push(&row)?,
             Err(refusal) => {
                 bad.insert(place, refusal);
@@ -48,7 +53,7 @@ fn shape_one<'a>(
     shaper: &Shaper,
     payload: Option<&'a [u8]>,
     context: &RowContext<'a>,
-    record_context: &RecordContext<'a>,
+    record_context: &mut RecordContext<'a>,
     row: &mut Vec<Value<'a>>,
 ) -> Result<(), Refusal> {
     let payload = payload.ok_or_else(|| Refusal {

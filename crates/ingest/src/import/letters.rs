@@ -16,7 +16,7 @@ use lakegate_model::{Refusal, StreamKey, StreamName, Tally};
 use serde_json::json;
 
 use crate::api::{Client, Payloads, Source, Submission, SubmitError, Wire};
-use crate::batch::{Rules, Shaped, context, shape_one};
+use crate::batch::{Rules, Shaped, context, own_origin, shape_one};
 use crate::duplicates::Claim;
 use crate::gate::{Gate, Inner};
 use crate::streams::DEAD_LETTERS;
@@ -119,6 +119,10 @@ impl Inner {
             payload_bytes_max: usize::MAX,
             atomic: false,
             in_order: true,
+            client_address: "".into(),
+            user_agent: "",
+            correlation_id: "",
+            lake: None,
         };
         let target =
             self.streams.dead_letters_of(&sender.key.tenant).map_err(|refusal| unavailable(refusal.message))?;
@@ -155,7 +159,8 @@ impl<'a> Shaped<'a> {
         let mut shaped = Self::of(request);
         let group = shaped.group_of(letters);
         let name = |text: &str| Value::Owned(text.into());
-        let mut context = context(rules, name(letters.key.tenant.as_str()), name(letters.key.stream.as_str()));
+        let mut context =
+            context(rules, name(letters.key.tenant.as_str()), name(letters.key.stream.as_str()), own_origin(rules));
         for (index, bytes) in request.records.iter().copied().enumerate() {
             let mut row = Vec::new();
             let read = WireRecord::read(request.kind, bytes);

@@ -45,7 +45,7 @@ use self::letters::{Letter, Sender};
 pub use self::own_columns::OwnColumns;
 pub(crate) use self::own_columns::OwnContracts;
 use self::write::{Files, bytes_of};
-use crate::gate::Gate;
+use crate::gate::{Gate, Inner};
 use crate::streams::Stream;
 
 /// Numbers imports, so that each knows its own claims.
@@ -102,6 +102,7 @@ impl Gate {
         self.take_own_columns(&target).await?;
         let stream = inner.streams.resolve(target.tenant.as_str(), target.stream.as_str());
         let stream = stream.map_err(|refusal| ImportError::Stream(refusal.message))?;
+        let stream = part_for(inner, stream, &target)?;
         let table = stream.unit.open(&inner.lake).await.map_err(|error| ImportError::Lake(error.to_string()))?;
         commit::settle_left(inner, &stream, &table, target.file).await?;
         let mark = table.absorbed_file(target.file).await.map_err(|error| ImportError::Lake(error.to_string()))?;
@@ -121,7 +122,7 @@ impl Gate {
             return Ok(());
         };
         let contract = columns.contract().map_err(ImportError::Mismatch)?;
-        let table = contract.table.table_for(&key).map_err(|error| ImportError::Stream(error.to_string()))?;
+        let table = contract.table.table_for(&key, "").map_err(|error| ImportError::Stream(error.to_string()))?;
         let found = inner.lake.find_table(&table).await.map_err(|error| ImportError::Lake(error.to_string()))?;
         if found.is_some() {
             // Its columns are there already: those of a stream that nobody declared, or it is for somebody to declare it.
@@ -159,6 +160,21 @@ impl Gate {
             tally: Tally::default(),
         }
     }
+}
+
+/// Of a stream that goes into tables by event type, the part that the whole file is for.
+fn part_for(inner: &Inner, stream: Arc<Stream>, target: &ImportTarget) -> Result<Arc<Stream>, ImportError> {
+    if !stream.shaper.splits_by_event_type() {
+        return Ok(stream);
+    }
+    let event_type = target.event_type.as_deref().filter(|event_type| !event_type.is_empty());
+    let event_type = event_type.ok_or_else(|| {
+        let name = &stream.key.stream;
+        ImportError::Stream(format!(
+            "the stream {name} has a table for each event type; say which one the file is of (event_type)"
+        ))
+    })?;
+    inner.streams.part_of(&stream, Some(event_type)).map_err(|refusal| ImportError::Stream(refusal.message))
 }
 
 impl Import {

@@ -5,14 +5,18 @@ use base64::engine::general_purpose::STANDARD;
 use lakegate_memtable::Value;
 use lakegate_model::{ColumnType, ReasonCode, Refusal, TimeFormat};
 
-use crate::time::{self, TimeError};
+use crate::time::{self, TimeError, TimeReader};
 
-/// Reads `raw`, the text of one JSON value, as a value of the column `name`.
+/// Microseconds of a day.
+pub(crate) const DAY_US: i64 = 86_400_000_000;
+
+/// Reads `raw`, the text of one JSON value, as a value of the column `name`. `times`: how its times are written, where
+/// the contract says so.
 pub(crate) fn read_leaf<'a>(
     raw: &'a str,
     name: &str,
     column_type: ColumnType,
-    format: TimeFormat,
+    times: Option<&TimeReader>,
 ) -> Result<Value<'a>, Refusal> {
     if raw == "null" {
         return Ok(Value::Null);
@@ -37,7 +41,11 @@ pub(crate) fn read_leaf<'a>(
         },
         ColumnType::Decimal { precision, scale } => return decimal(raw, name, precision, scale),
         ColumnType::Timestamp | ColumnType::Timestamptz => {
-            return timestamp(raw, name, column_type, format).map(Value::Long);
+            return timestamp(raw, name, column_type, times).map(Value::Long);
+        }
+        ColumnType::Date if times.is_some() => {
+            let us = timestamp(raw, name, column_type, times)?;
+            Some(Value::Long(us.div_euclid(DAY_US)))
         }
         ColumnType::Date => match string(raw) {
             Some(Value::Text(text)) => time::date(text.as_bytes()).ok().map(Value::Long),
@@ -53,17 +61,25 @@ pub(crate) fn read_leaf<'a>(
 }
 
 /// A time column, or the contract's time field, in microseconds.
-pub(crate) fn timestamp(raw: &str, name: &str, column_type: ColumnType, format: TimeFormat) -> Result<i64, Refusal> {
-    let read = match string(raw) {
-        Some(Value::Text(text)) if matches!(format, TimeFormat::Auto | TimeFormat::Rfc3339) => time::from_text(text),
-        Some(Value::Text(text)) => time::from_number(text, format),
-        Some(_) => Err(TimeError::Notation),
-        None if is_number(raw) => time::from_number(raw, format),
-        None => Err(TimeError::Notation),
+pub(crate) fn timestamp(
+    raw: &str,
+    name: &str,
+    column_type: ColumnType,
+    times: Option<&TimeReader>,
+) -> Result<i64, Refusal> {
+    let read = match (string(raw), times) {
+        (Some(Value::Text(text)), None) => time::from_text(text),
+        (Some(Value::Text(text)), Some(times)) => times.text(text),
+        (Some(Value::Owned(text)), Some(times)) => times.text(&text),
+        (Some(_), _) => Err(TimeError::Notation),
+        (None, None) if is_number(raw) => time::from_number(raw, &TimeFormat::Auto),
+        (None, Some(times)) if is_number(raw) => times.number(raw),
+        (None, _) => Err(TimeError::Notation),
     };
-    read.map_err(|error| match error {
-        TimeError::Notation => wrong(name, column_type, raw),
-        TimeError::Range => out_of_range(name, column_type, raw),
+    read.map_err(|error| match (error, times) {
+        (TimeError::Notation, None) => wrong(name, column_type, raw),
+        (TimeError::Notation, Some(times)) => must_be(name, &times.shown(), raw),
+        (TimeError::Range, _) => out_of_range(name, column_type, raw),
     })
 }
 
@@ -72,7 +88,7 @@ fn is_number(raw: &str) -> bool {
 }
 
 #[inline]
-fn string(raw: &str) -> Option<Value<'_>> {
+pub(crate) fn string(raw: &str) -> Option<Value<'_>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.as_bytes().contains(&b'\\') {
         return Some(Value::Text(inner));
@@ -177,6 +193,10 @@ pub(crate) fn wrong(name: &str, column_type: ColumnType, raw: &str) -> Refusal {
         ColumnType::StringMap => "an object of strings".to_owned(),
         other => format!("a value of type {}", other.name()),
     };
+    must_be(name, &right, raw)
+}
+
+fn must_be(name: &str, right: &str, raw: &str) -> Refusal {
     let message = format!("{name} must be {right}; found {}", shown(raw));
     Refusal { code: ReasonCode::WrongType, field: Some(name.to_owned()), message }
 }
@@ -191,7 +211,7 @@ mod tests {
     use super::*;
 
     fn read(raw: &str, column_type: ColumnType) -> Result<Value<'_>, ReasonCode> {
-        read_leaf(raw, "c", column_type, TimeFormat::Auto).map_err(|refusal| refusal.code)
+        read_leaf(raw, "c", column_type, None).map_err(|refusal| refusal.code)
     }
 
     #[test]

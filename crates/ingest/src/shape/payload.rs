@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use lakegate_model::{ColumnSource, Contract, ReasonCode, Refusal};
+use lakegate_model::{ColumnSource, Contract, ObjectRule, ReasonCode, Refusal};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -19,30 +19,93 @@ enum Target {
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     members: Vec<(Box<str>, Target)>,
+    /// Its place among [`Slots::objects`].
+    place: usize,
+    /// Members that no column takes break the contract.
+    closed: bool,
+    /// Members that no column takes count as the payload's own.
+    is_top: bool,
+}
+
+/// Which slots the parts of a contract found what they take in. Slot `i` is column `i`'s first path; further ones follow.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    pub(crate) count: usize,
+    /// The time field's, in the order in which they are looked at.
+    pub(crate) time: Vec<usize>,
+    /// The event type's, likewise.
+    pub(crate) event_type: Vec<usize>,
+    /// Of columns with more than one path, the further ones.
+    pub(crate) further: Vec<(usize, Vec<usize>)>,
+    /// Of objects with rules: the rule's index, its slot, and those of the members that it needs.
+    pub(crate) ruled: Vec<(usize, usize, Vec<usize>)>,
+    /// The objects that are looked into: the path of each; those whose members count as the payload's own are marked.
+    pub(crate) objects: Vec<(Vec<String>, bool)>,
+}
+
+impl Slots {
+    fn take(&mut self) -> usize {
+        self.count += 1;
+        self.count - 1
+    }
 }
 
 impl Node {
-    /// The tree of all paths of the contract's columns. Slot `i` is column `i`; one more for the time field.
-    pub(crate) fn of(contract: &Contract) -> Self {
-        let mut root = Self::default();
+    /// The tree of all paths of the contract, and which slots they lead to.
+    pub(crate) fn of(contract: &Contract) -> (Self, Slots) {
+        let mut root = Self { is_top: true, ..Self::default() };
+        let mut slots = Slots { count: contract.columns.len(), ..Slots::default() };
         for (slot, column) in contract.columns.iter().enumerate() {
             if let ColumnSource::Path(path) = &column.source {
                 root.add(path, slot);
             }
+            let further = contract.rules_of(&column.name).map(|rules| rules.or_paths.as_slice()).unwrap_or_default();
+            let further: Vec<usize> = further.iter().map(|path| root.add_slot(path, &mut slots)).collect();
+            if !further.is_empty() {
+                slots.further.push((slot, further));
+            }
         }
-        if let Some(time) = &contract.time {
-            root.add(&time.path, contract.columns.len());
+        for path in contract.time.iter().flat_map(|time| std::iter::once(&time.path).chain(&time.or_paths)) {
+            let slot = root.add_slot(path, &mut slots);
+            slots.time.push(slot);
         }
-        root
+        for path in &contract.event_type_paths {
+            let slot = root.add_slot(path, &mut slots);
+            slots.event_type.push(slot);
+        }
+        for (rule, object) in contract.objects.iter().enumerate() {
+            let slot = root.add_slot(&object.path, &mut slots);
+            let needs = object.needs.iter().map(|name| {
+                let path: Vec<String> = object.path.iter().chain([name]).cloned().collect();
+                root.add_slot(&path, &mut slots)
+            });
+            let needs = needs.collect();
+            slots.ruled.push((rule, slot, needs));
+            root.rule(&object.path, object);
+        }
+        root.number(&mut Vec::new(), &mut slots);
+        (root, slots)
+    }
+
+    /// The tree of the event type's paths alone.
+    pub(crate) fn of_event_type(contract: &Contract) -> (Self, Slots) {
+        let (mut root, mut slots) = (Self::default(), Slots::default());
+        for path in &contract.event_type_paths {
+            let slot = root.add_slot(path, &mut slots);
+            slots.event_type.push(slot);
+        }
+        (root, slots)
+    }
+
+    fn add_slot(&mut self, path: &[String], slots: &mut Slots) -> usize {
+        let slot = slots.take();
+        self.add(path, slot);
+        slot
     }
 
     fn add(&mut self, path: &[String], slot: usize) {
         let Some((first, rest)) = path.split_first() else { return };
-        let at = self.members.iter().position(|(name, _)| **name == **first).unwrap_or_else(|| {
-            self.members.push((first.as_str().into(), Target::Slots(Vec::new())));
-            self.members.len() - 1
-        });
-        let Some((_, target)) = self.members.get_mut(at) else { return };
+        let Some(target) = self.member(first) else { return };
         match (rest.is_empty(), &mut *target) {
             (true, Target::Slots(slots) | Target::Object(_, slots)) => slots.push(slot),
             (false, Target::Object(node, _)) => node.add(rest, slot),
@@ -50,6 +113,48 @@ impl Node {
                 let mut node = Self::default();
                 node.add(rest, slot);
                 *target = Target::Object(node, std::mem::take(slots));
+            }
+        }
+    }
+
+    fn member(&mut self, name: &str) -> Option<&mut Target> {
+        let at = self.members.iter().position(|(found, _)| **found == *name).unwrap_or_else(|| {
+            self.members.push((name.into(), Target::Slots(Vec::new())));
+            self.members.len() - 1
+        });
+        self.members.get_mut(at).map(|(_, target)| target)
+    }
+
+    /// Notes what holds for the object at `path`, which is looked into for that.
+    fn rule(&mut self, path: &[String], rule: &ObjectRule) {
+        let Some((first, rest)) = path.split_first() else {
+            self.closed |= rule.closed;
+            self.is_top |= rule.lifted;
+            return;
+        };
+        if rest.is_empty() && !rule.closed && !rule.lifted {
+            return;
+        }
+        match self.member(first) {
+            Some(Target::Object(node, _)) => node.rule(rest, rule),
+            Some(target @ Target::Slots(_)) => {
+                let mut node = Self::default();
+                node.rule(rest, rule);
+                let Target::Slots(slots) = target else { return };
+                *target = Target::Object(node, std::mem::take(slots));
+            }
+            None => {}
+        }
+    }
+
+    fn number(&mut self, path: &mut Vec<String>, slots: &mut Slots) {
+        self.place = slots.objects.len();
+        slots.objects.push((path.clone(), self.is_top));
+        for (name, target) in &mut self.members {
+            if let Target::Object(node, _) = target {
+                path.push(name.to_string());
+                node.number(path, slots);
+                path.pop();
             }
         }
     }
@@ -73,19 +178,37 @@ impl Node {
     }
 }
 
+/// A member that no column takes.
+#[derive(Debug)]
+pub(crate) struct Other<'a> {
+    /// Of which object, by its place among [`Slots::objects`].
+    pub(crate) object: usize,
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) raw: &'a str,
+}
+
 /// The text of the members that were found, by slot, and of those that no column takes.
 #[derive(Debug, Default)]
 pub(crate) struct Found<'a> {
     pub(crate) slots: Vec<Option<&'a str>>,
-    pub(crate) others: Option<Vec<(Cow<'a, str>, &'a str)>>,
-    /// The first member that no column takes, where nobody keeps them.
+    pub(crate) others: Option<Vec<Other<'a>>>,
+    /// The first member of the payload that no column takes, where nobody keeps them.
     pub(crate) first_other: Option<Cow<'a, str>>,
+    /// The first member that an object must not have.
+    pub(crate) forbidden: Option<Cow<'a, str>>,
+}
+
+impl<'a> Found<'a> {
+    /// The first of these slots that holds a value.
+    pub(crate) fn first_of(&self, slots: &[usize]) -> Option<&'a str> {
+        slots.iter().find_map(|slot| self.slots.get(*slot).copied().flatten().filter(|raw| *raw != "null"))
+    }
 }
 
 /// Goes once over `payload`, which must be one JSON object, and notes the text of each member that is taken.
 pub(crate) fn find_members<'a>(payload: &'a str, node: &Node, found: &mut Found<'a>) -> Result<(), Refusal> {
     let mut json = serde_json::Deserializer::from_str(payload);
-    ObjectSeed { node, found, top: true }.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| {
+    ObjectSeed { node, found }.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| {
         let code = if error.to_string().starts_with("number out of range") {
             ReasonCode::OutOfRange
         } else {
@@ -102,7 +225,6 @@ pub(crate) fn find_members<'a>(payload: &'a str, node: &Node, found: &mut Found<
 struct ObjectSeed<'n, 'f, 'a> {
     node: &'n Node,
     found: &'f mut Found<'a>,
-    top: bool,
 }
 
 impl<'a> DeserializeSeed<'a> for ObjectSeed<'_, '_, 'a> {
@@ -124,9 +246,11 @@ impl<'a> Visitor<'a> for ObjectSeed<'_, '_, 'a> {
         let mut hint = 0;
         while let Some(key) = map.next_key_seed(KeySeed)? {
             let target = self.node.find(&key, &mut hint);
-            if target.is_none() && !(self.top && self.found.others.is_some()) {
+            if target.is_none() && (self.node.closed || self.found.others.is_none()) {
                 map.next_value::<serde::de::IgnoredAny>()?;
-                if self.top && self.found.first_other.is_none() {
+                if self.node.closed {
+                    self.found.forbidden.get_or_insert(key);
+                } else if self.node.is_top && self.found.first_other.is_none() {
                     self.found.first_other = Some(key);
                 }
                 continue;
@@ -135,7 +259,7 @@ impl<'a> Visitor<'a> for ObjectSeed<'_, '_, 'a> {
             match target {
                 None => {
                     if let Some(others) = &mut self.found.others {
-                        others.push((key, raw));
+                        others.push(Other { object: self.node.place, name: key, raw });
                     }
                 }
                 Some(Target::Slots(slots)) => self.found.note(slots, raw),
@@ -143,7 +267,7 @@ impl<'a> Visitor<'a> for ObjectSeed<'_, '_, 'a> {
                     self.found.note(slots, raw);
                     if raw.starts_with('{') {
                         let mut inner = serde_json::Deserializer::from_str(raw);
-                        let seed = ObjectSeed { node, found: &mut *self.found, top: false };
+                        let seed = ObjectSeed { node, found: &mut *self.found };
                         seed.deserialize(&mut inner).map_err(serde::de::Error::custom)?;
                     }
                 }

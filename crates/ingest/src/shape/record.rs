@@ -1,28 +1,25 @@
 //! A record's envelope and payload to one row.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use lakegate_memtable::{RowBuilder, Value, arrow_schema};
 use lakegate_model::{
-    ColumnSource, ColumnType, Contract, Field, PayloadFormat, ReasonCode, Refusal, TimeFormat, Undeclared,
+    ClockSkew, Column, ColumnSource, ColumnType, Conflicts, Contract, Field, PayloadFormat, ReasonCode, Refusal,
+    TimeNotation, Undeclared,
 };
 use parking_lot::Mutex;
-use uuid::Uuid;
 
-use super::leaf::{read_leaf, timestamp};
-use super::payload::{Found, Node, check_depth, find_members};
+use super::envelope::{Envelope, Parts, Payload, RecordContext, json_object};
+use super::infer::{infer, widened};
+use super::leaf::{read_leaf, shown, string, timestamp};
+use super::payload::{Found, Node, Slots, check_depth, find_members};
+use super::rules::{Marks, SlotRules, Wanted};
+use crate::time::TimeReader;
 use crate::wire::{WireRecord, text};
 
-/// The most bytes of an event's id or type.
-const MAX_LABEL_BYTES: usize = 1024;
 /// The deepest that a payload may nest; the same as common JSON readers take.
 const MAX_DEPTH: usize = 127;
-/// Tells, among the attributes, that the payload column holds Base64 of bytes that are not text.
-const ENCODING_ATTRIBUTE: (&str, &str) = ("payload_encoding", "base64");
 
 /// A contract made ready for shaping.
 #[derive(Debug)]
@@ -30,69 +27,43 @@ pub(crate) struct Shaper {
     pub(crate) contract: Arc<Contract>,
     pub(crate) schema: SchemaRef,
     tree: Node,
+    slots: Slots,
+    /// The tree of the event type alone, where the table depends on it.
+    event_type_tree: Option<(Node, Slots)>,
+    rules: Vec<Option<SlotRules>>,
+    /// How the contract's time field is written, where that is not as anywhere else.
+    pub(crate) time: Option<TimeReader>,
     keeps_others: bool,
+    evolves: bool,
     has_payload_column: bool,
     payload_is_text: bool,
+    rescue_column: Option<usize>,
     /// Bytes of text in a row of each column, as the last large request had them.
     row_bytes: Mutex<Vec<usize>>,
     /// The columns that together tell one event from another.
     pub(crate) key_columns: Vec<usize>,
 }
 
-/// What all records of a request have in common.
-#[derive(Debug)]
-pub(crate) struct RecordContext<'a> {
-    /// The tenant's name, borrowed or owned as the row's life asks for.
-    pub(crate) tenant: Value<'a>,
-    /// The stream's name, likewise.
-    pub(crate) stream: Value<'a>,
-    pub(crate) received_us: i64,
-    /// The id that the record gets if it brought none.
-    pub(crate) assigned_id: Uuid,
-    pub(crate) payload_bytes_max: usize,
-}
-
-/// A record's envelope, its texts checked.
-#[derive(Debug)]
-pub(crate) struct Envelope<'a> {
-    pub(crate) event_id: &'a str,
-    event_type: &'a str,
-    content_type: &'a str,
-}
-
-impl<'a> Envelope<'a> {
-    pub(crate) fn read(record: &WireRecord<'a>) -> Result<Self, Refusal> {
-        let label = |field: &str, bytes: &'a [u8]| {
-            if bytes.len() > MAX_LABEL_BYTES {
-                let message = format!("{field} has {} bytes; at most {MAX_LABEL_BYTES} are taken", bytes.len());
-                return Err(Refusal { code: ReasonCode::TooLarge, field: Some(field.to_owned()), message });
-            }
-            text(field, bytes)
-        };
-        Ok(Self {
-            event_id: label("event_id", record.event_id)?,
-            event_type: label("event_type", record.event_type)?,
-            content_type: label("content_type", record.content_type)?,
-        })
-    }
-
-    fn is_json(&self) -> bool {
-        let kind = self.content_type.split(';').next().unwrap_or_default().trim();
-        kind.is_empty() || kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
-    }
-}
-
 impl Shaper {
     pub(crate) fn new(contract: Arc<Contract>) -> Self {
-        let payload_column = contract.columns.iter().find(|c| c.source == ColumnSource::Envelope(Field::Payload));
+        let takes = |field: Field| contract.columns.iter().position(|c| c.source == ColumnSource::Envelope(field));
+        let payload_column = takes(Field::Payload).and_then(|at| contract.columns.get(at));
+        let own_times = contract.time.as_ref().filter(|time| time.notation != TimeNotation::default());
+        let (tree, slots) = Node::of(&contract);
         Self {
             schema: arrow_schema(&contract),
-            tree: Node::of(&contract),
-            keeps_others: contract.columns.iter().any(|c| c.source == ColumnSource::Envelope(Field::Undeclared)),
+            tree,
+            slots,
+            event_type_tree: contract.table.takes_event_type().then(|| Node::of_event_type(&contract)),
+            rules: SlotRules::of(&contract),
+            time: own_times.map(|time| TimeReader::new(&time.notation)),
+            keeps_others: takes(Field::Undeclared).is_some(),
+            evolves: contract.undeclared == Undeclared::Evolve,
             has_payload_column: payload_column.is_some(),
             row_bytes: Mutex::default(),
             key_columns: key_columns(&contract),
             payload_is_text: payload_column.is_none_or(|c| c.column_type != ColumnType::Binary),
+            rescue_column: takes(Field::Rescued),
             contract,
         }
     }
@@ -109,22 +80,45 @@ impl Shaper {
         *self.row_bytes.lock() = expected;
     }
 
+    /// The rules of a column, where it has any.
+    pub(crate) fn slot_rules(&self, slot: usize) -> Option<&SlotRules> {
+        self.rules.get(slot).and_then(Option::as_ref)
+    }
+
+    /// Whether rows of one stream go into tables by their event type.
+    pub(crate) fn splits_by_event_type(&self) -> bool {
+        self.event_type_tree.is_some()
+    }
+
+    /// The event type that decides on the record's table; none where it cannot be told.
+    pub(crate) fn event_type_of<'a>(&self, record: &WireRecord<'a>) -> Option<Box<str>> {
+        let (tree, slots) = self.event_type_tree.as_ref()?;
+        if !record.event_type.is_empty() {
+            return std::str::from_utf8(record.event_type).ok().map(Into::into);
+        }
+        let json = simdutf8::basic::from_utf8(record.payload).ok()?;
+        check_depth(json, MAX_DEPTH).ok()?;
+        let mut found = Found { slots: vec![None; slots.count], ..Found::default() };
+        find_members(json, tree, &mut found).ok()?;
+        match string(found.first_of(&slots.event_type)?)? {
+            Value::Text(text) => Some(text.into()),
+            Value::Owned(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Reads one record into `row`: as many values as the contract has columns.
     pub(crate) fn shape<'a>(
         &self,
         record: &WireRecord<'a>,
         envelope: &Envelope<'a>,
-        context: &RecordContext<'a>,
+        context: &mut RecordContext<'a>,
         row: &mut Vec<Value<'a>>,
     ) -> Result<(), Refusal> {
         row.clear();
+        let mut marks = Marks::default();
         if record.payload.len() > context.payload_bytes_max {
-            let limit = context.payload_bytes_max;
-            let message = format!(
-                "the payload has {} bytes; at most {limit} are taken (ingestion.payload_bytes_max)",
-                record.payload.len()
-            );
-            return Err(Refusal { code: ReasonCode::TooLarge, field: Some("payload".to_owned()), message });
+            return Err(too_large(record.payload.len(), context.payload_bytes_max));
         }
         let payload = self.payload_text(record, envelope)?;
         let mut found = Found::default();
@@ -138,25 +132,131 @@ impl Shaper {
                 message,
             });
         }
-        let (time_us, time_source) = self.event_time(record, &found, context.received_us)?;
-        let marks_base64 = self.payload_is_text && self.has_payload_column;
-        let parts =
-            Parts { record, envelope, context, payload: &payload, found: &found, time_us, time_source, marks_base64 };
+        let event_type = self.event_type(envelope, &found)?;
+        let (time_us, time_source) = self.event_time(record, &found, context.received_us, &mut marks)?;
+        let parts = Parts {
+            record,
+            envelope,
+            context,
+            payload: &payload,
+            found: &found,
+            slots: &self.slots,
+            event_type: &event_type,
+            time_us,
+            time_source,
+            marks_base64: self.payload_is_text && self.has_payload_column,
+        };
+        let mut rescued = Vec::new();
         for (slot, column) in self.contract.columns.iter().enumerate() {
-            let value = match &column.source {
+            let mut value = match &column.source {
                 ColumnSource::Envelope(field) => parts.envelope_value(*field, column.column_type)?,
                 ColumnSource::Path(_) => match found.slots.get(slot).copied().flatten() {
-                    Some(raw) => read_leaf(raw, &column.name, column.column_type, TimeFormat::Auto)?,
+                    Some(raw) => match self.leaf(slot, column, raw) {
+                        Ok(value) => value,
+                        Err(refusal) => {
+                            let misfit = Misfit { slot, column, raw, refusal, may_grow: context.may_grow };
+                            self.settle(misfit, &mut rescued, &mut marks)?
+                        }
+                    },
                     None => Value::Null,
                 },
             };
-            if column.required && value == Value::Null {
+            if let Some(Some(rules)) = self.rules.get(slot) {
+                self.apply(rules, slot, column, &mut value, &parts, &mut marks)?;
+            }
+            if column.required && value == Value::Null && !marks.wants_wider(slot) {
                 let message = format!("{} is required", column.name);
                 return Err(Refusal { code: ReasonCode::MissingField, field: Some(column.name.clone()), message });
             }
             row.push(value);
         }
+        self.put_rescued(&rescued, row, &mut marks);
+        if self.evolves && context.may_grow {
+            self.note_wanted(&found, &mut marks);
+        }
+        context.marks = marks;
         Ok(())
+    }
+
+    #[inline]
+    fn leaf<'a>(&self, slot: usize, column: &Column, raw: &'a str) -> Result<Value<'a>, Refusal> {
+        let rules = self.rules.get(slot).and_then(Option::as_ref);
+        if rules.is_some_and(|rules| rules.json_text)
+            && let Some(text) = string(raw)
+        {
+            return Ok(text);
+        }
+        read_leaf(raw, &column.name, column.column_type, rules.and_then(|rules| rules.times.as_ref()))
+    }
+
+    /// A value that does not fit its column: by the contract's policy.
+    fn settle<'a>(
+        &self,
+        misfit: Misfit<'_, 'a>,
+        rescued: &mut Vec<(usize, &'a str)>,
+        marks: &mut Marks,
+    ) -> Result<Value<'a>, Refusal> {
+        let Misfit { slot, column, raw, refusal, may_grow } = misfit;
+        let widens = self.contract.conflicts == Conflicts::Widen && may_grow;
+        match widens.then(|| widened(column.column_type, raw)).flatten() {
+            Some(column_type) => {
+                marks.wanted.push(Wanted::Wider { column: slot, column_type });
+                // Only for this reading; the record is read again.
+                Ok(Value::Null)
+            }
+            None if self.contract.conflicts == Conflicts::Reject || column.required => Err(refusal),
+            None => {
+                rescued.push((slot, raw));
+                Ok(Value::Null)
+            }
+        }
+    }
+
+    fn put_rescued(&self, rescued: &[(usize, &str)], row: &mut [Value<'_>], marks: &mut Marks) {
+        let place = self.rescue_column.and_then(|at| row.get_mut(at));
+        if let (Some(place), false) = (place, rescued.is_empty()) {
+            let name = |slot: usize| self.contract.columns.get(slot).map_or("", |column| column.name.as_str());
+            *place = Value::Owned(json_object(rescued.iter().map(|(slot, raw)| (name(*slot), *raw))).into_boxed_str());
+            marks.rescued = u32::try_from(rescued.len()).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Further places, checks and cleaning of one column.
+    fn apply<'a>(
+        &self,
+        rules: &SlotRules,
+        slot: usize,
+        column: &Column,
+        value: &mut Value<'a>,
+        parts: &Parts<'_, 'a>,
+        marks: &mut Marks,
+    ) -> Result<(), Refusal> {
+        if *value == Value::Null {
+            let further = self.slots.further.iter().find(|(of, _)| *of == slot);
+            if let Some(raw) = further.and_then(|(_, slots)| parts.found.first_of(slots)) {
+                *value = self.leaf(slot, column, raw)?;
+            }
+        }
+        if *value == Value::Null
+            && let Some(field) = rules.or_envelope
+        {
+            *value = parts.envelope_value(field, column.column_type)?;
+        }
+        rules.check(value, column)?;
+        if rules.clean(value, column) {
+            marks.sanitised.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Notes the columns that the members would need that have none.
+    fn note_wanted(&self, found: &Found<'_>, marks: &mut Marks) {
+        for other in found.others.iter().flatten() {
+            let Some(column_type) = infer(other.raw, self.contract.evolution.times) else { continue };
+            let parent = self.slots.objects.get(other.object).map(|(path, _)| path.as_slice()).unwrap_or_default();
+            let path = parent.iter().cloned().chain([other.name.clone().into_owned()]).collect();
+            marks.wanted.push(Wanted::Column { path, column_type });
+        }
     }
 
     fn payload_text<'a>(&self, record: &WireRecord<'a>, envelope: &Envelope<'a>) -> Result<Payload<'a>, Refusal> {
@@ -187,20 +287,64 @@ impl Shaper {
                 Refusal { code: ReasonCode::MalformedPayload, field: Some("payload".to_owned()), message }
             });
         }
-        found.slots.resize(self.contract.columns.len() + 1, None);
+        found.slots.resize(self.slots.count, None);
         found.others = self.keeps_others.then(Vec::new);
         find_members(json, &self.tree, found)?;
-        match &found.first_other {
-            Some(name) if self.contract.undeclared == Undeclared::Reject => {
-                let message = format!("the contract declares no field {:?}", super::leaf::shown(name));
-                Err(Refusal {
-                    code: ReasonCode::UndeclaredField,
-                    field: Some(name.chars().take(80).collect()),
-                    message,
-                })
-            }
-            _ => Ok(()),
+        let undeclared = found.first_other.as_ref().filter(|_| self.contract.undeclared == Undeclared::Reject);
+        if let Some(name) = found.forbidden.as_ref().or(undeclared) {
+            let message = format!("the contract declares no field {:?}", shown(name));
+            let field = Some(name.chars().take(80).collect());
+            return Err(Refusal { code: ReasonCode::UndeclaredField, field, message });
         }
+        self.check_objects(found)
+    }
+
+    fn check_objects(&self, found: &Found<'_>) -> Result<(), Refusal> {
+        for (rule, slot, needs) in &self.slots.ruled {
+            let Some(rule) = self.contract.objects.get(*rule) else { continue };
+            let name = || rule.path.join(".");
+            match found.slots.get(*slot).copied().flatten() {
+                Some(raw) if raw.starts_with('{') => {
+                    let missing = rule.needs.iter().zip(needs).find(|(_, slot)| found.first_of(&[**slot]).is_none());
+                    if let Some((member, _)) = missing {
+                        let field = format!("{}.{member}", name());
+                        let message = format!("{field} is required");
+                        return Err(Refusal { code: ReasonCode::MissingField, field: Some(field), message });
+                    }
+                }
+                None | Some("null") if !rule.required => {}
+                None | Some("null") => {
+                    let message = format!("{} is required", name());
+                    return Err(Refusal { code: ReasonCode::MissingField, field: Some(name()), message });
+                }
+                Some(raw) => {
+                    let message = format!("{} must be an object; found {}", name(), shown(raw));
+                    return Err(Refusal { code: ReasonCode::WrongType, field: Some(name()), message });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event_type<'a>(&self, envelope: &Envelope<'a>, found: &Found<'a>) -> Result<Value<'a>, Refusal> {
+        let value = match envelope.event_type {
+            "" => found.first_of(&self.slots.event_type).and_then(string).unwrap_or(Value::Null),
+            named => Value::Text(named),
+        };
+        if self.contract.event_types.is_empty() {
+            return Ok(value);
+        }
+        let name = match &value {
+            Value::Text(text) => text,
+            Value::Owned(text) => &**text,
+            _ => "",
+        };
+        if self.contract.event_types.iter().any(|allowed| allowed == name) {
+            return Ok(value);
+        }
+        let allowed = self.contract.event_types.join(", ");
+        let message = format!("the event type must be one of {allowed}; found {:?}", shown(name));
+        Err(Refusal { code: ReasonCode::NotAllowed, field: Some("event_type".to_owned()), message })
     }
 
     fn event_time(
@@ -208,100 +352,58 @@ impl Shaper {
         record: &WireRecord<'_>,
         found: &Found<'_>,
         received_us: i64,
+        marks: &mut Marks,
     ) -> Result<(i64, &'static str), Refusal> {
-        if let Some(us) = record.event_time_us {
-            return Ok((us, "envelope"));
-        }
-        let raw = found.slots.get(self.contract.columns.len()).copied().flatten().filter(|raw| *raw != "null");
-        match (&self.contract.time, raw) {
-            (Some(time), Some(raw)) => {
-                let name = time.path.join(".");
-                timestamp(raw, &name, ColumnType::Timestamptz, time.format).map(|us| (us, "payload"))
+        let time = match (record.event_time_us, &self.contract.time) {
+            (Some(us), _) => (us, "envelope"),
+            (None, Some(time)) => match found.first_of(&self.slots.time) {
+                Some(raw) => {
+                    let name = time.path.join(".");
+                    let us = timestamp(raw, &name, ColumnType::Timestamptz, self.time.as_ref())?;
+                    (us, "payload")
+                }
+                None => return Ok((received_us, "received")),
+            },
+            (None, None) => return Ok((received_us, "received")),
+        };
+        self.check_clock(time, received_us, marks)
+    }
+
+    /// Holds the event's time against the time of receipt.
+    fn check_clock(
+        &self,
+        time: (i64, &'static str),
+        received_us: i64,
+        marks: &mut Marks,
+    ) -> Result<(i64, &'static str), Refusal> {
+        let clock = &self.contract.clock;
+        let Some(message) = clock.is_far(time.0, received_us) else { return Ok(time) };
+        marks.skewed = true;
+        match clock.skew {
+            ClockSkew::Accept => Ok(time),
+            ClockSkew::Clamp => Ok((received_us, "clamped")),
+            ClockSkew::Reject => {
+                let (code, field) = (ReasonCode::ClockSkew, Some("event_time".to_owned()));
+                Err(Refusal { code, field, message })
             }
-            _ => Ok((received_us, "received")),
         }
     }
+}
+
+/// A value that does not fit its column.
+struct Misfit<'m, 'a> {
+    slot: usize,
+    column: &'m Column,
+    raw: &'a str,
+    refusal: Refusal,
+    may_grow: bool,
+}
+
+fn too_large(found: usize, limit: usize) -> Refusal {
+    let message = format!("the payload has {found} bytes; at most {limit} are taken (ingestion.payload_bytes_max)");
+    Refusal { code: ReasonCode::TooLarge, field: Some("payload".to_owned()), message }
 }
 
 fn key_columns(contract: &Contract) -> Vec<usize> {
     contract.event_key.iter().filter_map(|name| contract.columns.iter().position(|c| c.name == *name)).collect()
-}
-
-enum Payload<'a> {
-    Empty,
-    Json(&'a str),
-    Text(&'a str),
-    Bytes(&'a [u8]),
-}
-
-struct Parts<'p, 'a> {
-    record: &'p WireRecord<'a>,
-    envelope: &'p Envelope<'a>,
-    context: &'p RecordContext<'a>,
-    payload: &'p Payload<'a>,
-    found: &'p Found<'a>,
-    time_us: i64,
-    time_source: &'static str,
-    marks_base64: bool,
-}
-
-impl<'a> Parts<'_, 'a> {
-    fn envelope_value(&self, field: Field, column_type: ColumnType) -> Result<Value<'a>, Refusal> {
-        Ok(match field {
-            Field::TenantId => self.context.tenant.clone(),
-            Field::EndpointId => self.context.stream.clone(),
-            Field::EventId if self.envelope.event_id.is_empty() => {
-                Value::Owned(self.context.assigned_id.hyphenated().to_string().into_boxed_str())
-            }
-            Field::EventId => Value::Text(self.envelope.event_id),
-            Field::EventType if self.envelope.event_type.is_empty() => Value::Null,
-            Field::EventType => Value::Text(self.envelope.event_type),
-            Field::EventTime => time_value(self.time_us, column_type),
-            Field::ReceivedAt => time_value(self.context.received_us, column_type),
-            Field::Version => Value::Long(self.record.version),
-            Field::Payload => match self.payload {
-                Payload::Empty => Value::Null,
-                Payload::Json(text) | Payload::Text(text) => Value::Text(text),
-                Payload::Bytes(bytes) if column_type == ColumnType::Binary => Value::Bytes(bytes),
-                Payload::Bytes(bytes) => Value::Owned(STANDARD.encode(bytes).into_boxed_str()),
-            },
-            Field::Attributes => self.attributes(column_type)?,
-            Field::TimeSource => Value::Text(self.time_source),
-            Field::Undeclared => self.undeclared(),
-        })
-    }
-
-    fn attributes(&self, column_type: ColumnType) -> Result<Value<'a>, Refusal> {
-        let mut entries = self.record.attributes()?;
-        if column_type == ColumnType::StringMap {
-            if self.marks_base64 && matches!(self.payload, Payload::Bytes(_)) {
-                entries.retain(|(key, _)| *key != ENCODING_ATTRIBUTE.0);
-                entries.push(ENCODING_ATTRIBUTE);
-            }
-            return Ok(if entries.is_empty() { Value::Null } else { Value::Map(entries) });
-        }
-        let object: serde_json::Map<String, serde_json::Value> =
-            entries.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
-        Ok(Value::Owned(serde_json::Value::Object(object).to_string().into_boxed_str()))
-    }
-
-    fn undeclared(&self) -> Value<'a> {
-        let Some(others) = self.found.others.as_ref().filter(|others| !others.is_empty()) else { return Value::Null };
-        let mut json = String::with_capacity(others.iter().map(|(key, raw)| key.len() + raw.len() + 4).sum());
-        for (i, (key, raw)) in others.iter().enumerate() {
-            let opening = if i == 0 { '{' } else { ',' };
-            let key = serde_json::Value::String(key.as_ref().to_owned());
-            // Writing into a String cannot fail.
-            let _ = write!(json, "{opening}{key}:{raw}");
-        }
-        json.push('}');
-        Value::Owned(json.into_boxed_str())
-    }
-}
-
-fn time_value<'a>(us: i64, column_type: ColumnType) -> Value<'a> {
-    match column_type {
-        ColumnType::Date => Value::Long(us.div_euclid(86_400_000_000)),
-        _ => Value::Long(us),
-    }
 }

@@ -16,6 +16,7 @@ mod key;
 mod output;
 #[cfg(test)]
 mod reference;
+mod schema;
 mod serve;
 mod sql;
 mod status;
@@ -87,6 +88,9 @@ enum Command {
     /// Make, list and revoke API keys; a running server notices within seconds
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Show what a configuration would change of the tables, and what changed before
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
     /// Look into a write-ahead log on disk
     #[command(subcommand)]
     Wal(wal::WalCommand),
@@ -128,6 +132,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
         Command::Key(command) => key::run(command).into(),
+        Command::Schema(command) => schema::run(command).into(),
         Command::Wal(command) => wal::run(command).into(),
         Command::Bench(args) => with_threads(bench::run(args)),
         Command::Completions { shell } => {

@@ -17,6 +17,8 @@ mod secret;
 mod settings;
 mod show;
 mod stream;
+mod stream_column;
+mod stream_schema;
 #[cfg(test)]
 pub(crate) mod tests;
 mod units;
@@ -25,7 +27,7 @@ mod validate;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lakegate_model::{Contract, StreamName};
+use lakegate_model::{Contract, Shipped, StreamName};
 use serde_json::Value;
 
 pub(crate) use auth::{Auth, AuthMode, Certificate, ClientCertificates, JwtAlgorithm, Rate};
@@ -131,6 +133,8 @@ impl Config {
         follow_data_dir(&mut layers);
 
         let mut problems = std::mem::take(&mut layers.problems);
+        let folder = inputs.file.as_ref().and_then(|(name, _)| Path::new(name).parent()).unwrap_or(Path::new(""));
+        stream_schema::read_files(&mut layers.tree, folder, &mut problems);
         validate::validate(&layers.tree, &schema, "", &mut problems);
         let settings = match serde_path_to_error::deserialize::<_, Settings>(layers.tree.clone()) {
             Ok(settings) => {
@@ -151,9 +155,7 @@ impl Config {
                     warnings
                         .push("KAFKA_BROKERS and KAFKA_TOPIC are set, but this version has no Kafka source".to_owned());
                 }
-                let streams =
-                    settings.streams.iter().filter_map(|(n, s)| Some((StreamName::new(n).ok()?, s.contract())));
-                Ok(Self { streams: streams.collect(), warnings, origins: layers.origins, settings })
+                Ok(Self { streams: streams_of(&settings), warnings, origins: layers.origins, settings })
             }
             _ => {
                 for problem in &mut problems {
@@ -177,6 +179,14 @@ impl Config {
             dir => PathBuf::from(dir),
         }
     }
+}
+
+/// The declared streams, then those that have a contract of the binary because nobody declared them otherwise.
+fn streams_of(settings: &Settings) -> Vec<(StreamName, Contract)> {
+    let declared = settings.streams.iter().map(|(name, stream)| (name.as_str(), stream.contract()));
+    let shipped = Shipped::ALL.into_iter().filter(|shipped| !settings.streams.contains_key(shipped.stream()));
+    let all = declared.chain(shipped.map(|shipped| (shipped.stream(), shipped.contract())));
+    all.filter_map(|(name, contract)| Some((StreamName::new(name).ok()?, contract))).collect()
 }
 
 /// Warehouse and catalog lie in the data folder while nobody puts them elsewhere.

@@ -1,48 +1,100 @@
 //! A declared stream, as the configuration writes it, and the contract that follows from it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use lakegate_model::{
-    Column, ColumnSource, ColumnType, Contract, ContractError, Field, Malformed, OnConflict, PartitionField,
-    PayloadFormat, SortField, StreamKey, StreamName, TablePattern, TenantId, TimeField, TimeFormat, Transform,
-    Undeclared,
+    Column, ColumnType, Conflicts, Contract, ContractError, Evolution, Field, Malformed, OnConflict, PartitionField,
+    PayloadFormat, Shipped, SortField, StreamKey, StreamName, TablePattern, TenantId, Transform, Undeclared,
+    read_json_schema,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::notation::{self, NotationError};
 use super::problem::Problem;
+use super::stream_column::{ClockSettings, ColumnSettings, EvolutionSettings, PathText, TimeSettings, paths};
 use super::units::Period;
 
 /// A declared stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StreamSettings {
-    /// The table's columns, in order. Without any, the stream has the default columns: `tenant_id`, `endpoint_id`,
-    /// `event_id`, `event_type`, `event_time`, `received_at`, `version`, `payload`, `attributes`.
+    /// A contract that comes with the binary, to begin with: `cart`, `documents` or `service_events_raw`. What is set
+    /// beside it takes the place of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ShippedName")]
+    pub(crate) contract: Option<ShippedName>,
+    /// A JSON Schema document, or the path of a file that holds one (relative to the configuration's file): a column for
+    /// each of its properties, with all that it says of them. What has no counterpart is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
+    pub(crate) json_schema: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The table's columns, in order. Without any, and without `contract`, the stream has the default columns:
+    /// `tenant_id`, `endpoint_id`, `event_id`, `event_type`, `event_time`, `received_at`, `version`, `payload`,
+    /// `attributes`. Beside `contract`, they are added to its columns, or replace those of the same name.
     pub(crate) columns: Vec<ColumnSettings>,
     /// What the payload is.
-    pub(crate) payload: PayloadFormat,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PayloadFormat")]
+    pub(crate) payload: Option<PayloadFormat>,
     /// The columns that together tell one event from another. Empty: nothing is taken for a duplicate.
-    pub(crate) event_key: Vec<String>,
-    /// How long a key is remembered.
-    pub(crate) duplicate_window: Period,
-    /// How many keys are remembered, of each tenant; beyond, the oldest are forgotten early.
-    #[schemars(range(min = 16, max = 1_000_000_000))]
-    pub(crate) duplicate_keys_max: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) event_key: Option<Vec<String>>,
+    /// How long a key is remembered. Unset: a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Period")]
+    pub(crate) duplicate_window: Option<Period>,
+    /// How many keys are remembered, of each tenant; beyond, the oldest are forgotten early. Unset: ten millions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64", range(min = 16, max = 1_000_000_000))]
+    pub(crate) duplicate_keys_max: Option<u64>,
     /// What is done with a record whose key was seen with another payload: stored once like any duplicate, or given back
-    /// as a conflict.
-    pub(crate) on_conflict: OnConflict,
+    /// as a conflict. Unset: `duplicate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnConflict")]
+    pub(crate) on_conflict: Option<OnConflict>,
     /// The payload's own field for the event's time, used where the envelope has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TimeSettings")]
     pub(crate) time: Option<TimeSettings>,
-    /// What is done with a record that breaks the contract.
-    pub(crate) malformed: Malformed,
-    /// What is done with fields that no column takes.
-    pub(crate) undeclared: Undeclared,
-    /// The table's name; `{tenant}` and `{endpoint}` stand for the record's own.
-    pub(crate) table: String,
+    /// How far an event's time may lie from the time of receipt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ClockSettings")]
+    pub(crate) clock: Option<ClockSettings>,
+    /// Where the payload names its event type, used where the envelope names none: places looked at in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<PathText>")]
+    pub(crate) event_type: Option<Vec<PathText>>,
+    /// The only event types that are taken. Unset: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) event_types: Option<Vec<String>>,
+    /// What is done with a record that breaks the contract. Unset: `reject`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Malformed")]
+    pub(crate) malformed: Option<Malformed>,
+    /// What is done with fields that no column takes. Unset: `ignore`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Undeclared")]
+    pub(crate) undeclared: Option<Undeclared>,
+    /// What is done with a value that does not fit its column's type. Unset: `reject`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Conflicts")]
+    pub(crate) conflicts: Option<Conflicts>,
+    /// How far the table may grow where `undeclared` is `evolve`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "EvolutionSettings")]
+    pub(crate) evolution: Option<EvolutionSettings>,
+    /// Whether the payload is kept as it came in a column `_raw`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) keep_raw: bool,
+    /// The table's name; `{tenant}`, `{endpoint}` and `{event_type}` stand for the record's own. Unset:
+    /// `{tenant}.{endpoint}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(crate) table: Option<String>,
     /// The table's partitioning: `"day(event_time)"`, `"bucket(16, customer)"`, `"identity region"`. Unset: by day of
     /// `event_time` for the default columns, none for declared ones.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,99 +107,25 @@ pub(crate) struct StreamSettings {
     pub(crate) sort: Option<Vec<SortText>>,
 }
 
-impl Default for StreamSettings {
-    fn default() -> Self {
-        let contract = Contract::undeclared_default();
-        Self {
-            columns: Vec::new(),
-            payload: contract.payload,
-            event_key: contract.event_key,
-            duplicate_window: Period::from_millis(contract.duplicate_window_ms),
-            duplicate_keys_max: contract.duplicate_keys_max,
-            on_conflict: contract.on_conflict,
-            time: None,
-            malformed: contract.malformed,
-            undeclared: contract.undeclared,
-            table: contract.table.0,
-            partitions: None,
-            sort: None,
+/// The name of a contract that comes with the binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ShippedName {
+    /// Events of shopping carts.
+    Cart,
+    /// Documents, a table for each event type.
+    Documents,
+    /// `bronze.service_events_raw`, with exactly its 15 columns.
+    ServiceEventsRaw,
+}
+
+impl ShippedName {
+    fn shipped(self) -> Shipped {
+        match self {
+            Self::Cart => Shipped::Cart,
+            Self::Documents => Shipped::Documents,
+            Self::ServiceEventsRaw => Shipped::ServiceEventsRaw,
         }
-    }
-}
-
-/// One column.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ColumnSettings {
-    /// The column's name.
-    pub(crate) name: String,
-    /// Its type: `boolean`, `int`, `long`, `float`, `double`, `decimal(P,S)`, `date`, `timestamp`, `timestamptz`,
-    /// `string`, `binary`, `json` or `map`.
-    #[serde(rename = "type")]
-    #[schemars(schema_with = "column_type_schema")]
-    pub(crate) column_type: ColumnType,
-    /// Where the value is in the JSON payload: `"customer.id"`, or `["customer", "id"]` for names with dots in them.
-    /// Without `path` and `envelope`, it is the member of the column's own name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathText")]
-    pub(crate) path: Option<PathText>,
-    /// The part of the record's envelope to take in place of a path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Field")]
-    pub(crate) envelope: Option<Field>,
-    /// Whether a record without it breaks the contract.
-    #[serde(default)]
-    pub(crate) required: bool,
-}
-
-/// The payload's own field for the event's time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TimeSettings {
-    /// Where it is in the JSON payload.
-    pub(crate) path: PathText,
-    /// Its notation.
-    #[serde(default)]
-    pub(crate) format: TimeFormat,
-}
-
-fn column_type_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "string",
-        "pattern": "^(boolean|int|long|float|double|date|timestamp|timestamptz|string|binary|json|map|decimal\\([0-9]+, ?[0-9]+\\))$",
-        "x-notation": "column type"
-    })
-}
-
-/// A path into the payload, `"a.b"` or `["a", "b"]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub(crate) struct PathText(pub(crate) Vec<String>);
-
-impl<'de> Deserialize<'de> for PathText {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Dotted(String),
-            Members(Vec<String>),
-        }
-        Ok(Self(match Written::deserialize(d)? {
-            Written::Dotted(text) => text.split('.').map(str::to_owned).collect(),
-            Written::Members(members) => members,
-        }))
-    }
-}
-
-impl JsonSchema for PathText {
-    fn schema_name() -> Cow<'static, str> {
-        "Path".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["string", "array"], "items": { "type": "string" }, "minItems": 1, "x-notation": "path" })
     }
 }
 
@@ -204,33 +182,64 @@ notation_type!(
 impl StreamSettings {
     /// The contract, as far as it can be made; whether it holds together says [`StreamSettings::check`].
     pub(crate) fn contract(&self) -> Contract {
-        let default = Contract::undeclared_default();
-        let own_columns = !self.columns.is_empty();
-        let columns =
-            if own_columns { self.columns.iter().map(ColumnSettings::column).collect() } else { default.columns };
-        let partitions = match &self.partitions {
-            Some(set) => set.iter().map(|p| p.0.clone()).collect(),
-            None if own_columns => Vec::new(),
-            None => default.partitions,
+        let mut contract = match self.contract {
+            Some(name) => name.shipped().contract(),
+            None if self.columns.is_empty() && self.json_schema.is_none() => Contract::undeclared_default(),
+            None => Contract {
+                columns: Vec::new(),
+                partitions: Vec::new(),
+                sort: Vec::new(),
+                ..Contract::undeclared_default()
+            },
         };
-        let sort = match &self.sort {
-            Some(set) => set.iter().map(|s| s.0.clone()).collect(),
-            None if own_columns => Vec::new(),
-            None => default.sort,
-        };
-        Contract {
-            columns,
-            payload: self.payload,
-            event_key: self.event_key.clone(),
-            duplicate_window_ms: self.duplicate_window.as_millis(),
-            duplicate_keys_max: self.duplicate_keys_max,
-            on_conflict: self.on_conflict,
-            time: self.time.as_ref().map(|t| TimeField { path: t.path.0.clone(), format: t.format }),
-            malformed: self.malformed,
-            undeclared: self.undeclared,
-            table: TablePattern(self.table.clone()),
-            partitions,
-            sort,
+        let parts = self.json_schema.clone().and_then(|schema| read_json_schema(&schema.into()).ok());
+        if let Some(parts) = parts {
+            contract.columns.extend(parts.columns);
+            contract.rules.extend(parts.rules);
+            contract.objects.extend(parts.objects);
+            contract.payload = PayloadFormat::Json;
+            if parts.closed {
+                contract.undeclared = Undeclared::Reject;
+            }
+        }
+        let given = self.contract.is_some() || self.json_schema.is_some();
+        let shipped = if given { contract.columns.len() } else { 0 };
+        for column in &self.columns {
+            put_column(&mut contract, column, shipped);
+        }
+        if self.keep_raw {
+            contract.columns.push(Column::envelope("_raw", ColumnType::String, Field::Payload, false));
+        }
+        self.put_policies(&mut contract);
+        contract
+    }
+
+    fn put_policies(&self, contract: &mut Contract) {
+        fn put<T: Clone>(place: &mut T, set: Option<&T>) {
+            if let Some(set) = set {
+                place.clone_from(set);
+            }
+        }
+        put(&mut contract.payload, self.payload.as_ref());
+        put(&mut contract.event_key, self.event_key.as_ref());
+        put(&mut contract.duplicate_window_ms, self.duplicate_window.map(|window| window.as_millis()).as_ref());
+        put(&mut contract.duplicate_keys_max, self.duplicate_keys_max.as_ref());
+        put(&mut contract.on_conflict, self.on_conflict.as_ref());
+        put(&mut contract.malformed, self.malformed.as_ref());
+        put(&mut contract.undeclared, self.undeclared.as_ref());
+        put(&mut contract.conflicts, self.conflicts.as_ref());
+        put(&mut contract.event_types, self.event_types.as_ref());
+        put(&mut contract.event_type_paths, self.event_type.as_deref().map(paths).as_ref());
+        put(&mut contract.clock, self.clock.as_ref().map(ClockSettings::policy).as_ref());
+        let evolution = |e: &EvolutionSettings| Evolution { columns_max: e.columns_max, times: e.times };
+        put(&mut contract.evolution, self.evolution.as_ref().map(evolution).as_ref());
+        put(&mut contract.table, self.table.clone().map(TablePattern).as_ref());
+        let partitions = |set: &Vec<PartitionText>| set.iter().map(|p| p.0.clone()).collect();
+        put(&mut contract.partitions, self.partitions.as_ref().map(partitions).as_ref());
+        let sort = |set: &Vec<SortText>| set.iter().map(|s| s.0.clone()).collect();
+        put(&mut contract.sort, self.sort.as_ref().map(sort).as_ref());
+        if let Some(time) = &self.time {
+            contract.time = Some(time.field());
         }
     }
 
@@ -256,6 +265,10 @@ impl StreamSettings {
         if self.time.as_ref().is_some_and(|t| t.path.0.iter().all(String::is_empty)) {
             problems.push(Problem::new(format!("{at}.time.path"), "is empty; name the member, such as \"created_at\""));
         }
+        let schema = self.json_schema.clone().map(|schema| read_json_schema(&schema.into()));
+        for problem in schema.and_then(Result::err).into_iter().flatten() {
+            problems.push(Problem::new(format!("{at}.json_schema"), problem.to_string()));
+        }
         if let Some(stream) = stream {
             problems.extend(self.check_table(&at, stream));
         }
@@ -265,23 +278,26 @@ impl StreamSettings {
 
     fn check_table(&self, at: &str, stream: StreamName) -> Option<Problem> {
         let tenant = TenantId::new("default").ok()?;
-        let error = TablePattern(self.table.clone()).table_for(&StreamKey { tenant, stream }).err()?;
+        let pattern = self.contract().table;
+        let error = pattern.table_for(&StreamKey { tenant, stream }, "").err()?;
         let message = format!(
-            "{:?} does not lead to a table: {error}; write \"namespace.table\", where {{tenant}} and {{endpoint}} stand for the record's own",
-            self.table
+            "{:?} does not lead to a table: {error}; write \"namespace.table\", where {{tenant}}, {{endpoint}} and {{event_type}} stand for the record's own",
+            pattern.0
         );
         Some(Problem::new(format!("{at}.table"), message))
     }
 }
 
-impl ColumnSettings {
-    fn column(&self) -> Column {
-        let source = match (&self.envelope, &self.path) {
-            (Some(field), _) => ColumnSource::Envelope(*field),
-            (None, Some(path)) => ColumnSource::Path(path.0.clone()),
-            (None, None) => ColumnSource::Path(vec![self.name.clone()]),
-        };
-        Column { name: self.name.clone(), column_type: self.column_type, source, required: self.required }
+/// Adds a column, or puts it in the place of the one of its name among the first `shipped`.
+fn put_column(contract: &mut Contract, settings: &ColumnSettings, shipped: usize) {
+    let column = settings.column();
+    match settings.rules() {
+        Some(rules) => drop(contract.rules.insert(column.name.clone(), rules)),
+        None => drop(contract.rules.remove(&column.name)),
+    }
+    match contract.columns.iter_mut().take(shipped).find(|own| own.name == column.name) {
+        Some(own) => *own = column,
+        None => contract.columns.push(column),
     }
 }
 
@@ -293,9 +309,17 @@ fn check_contract(at: &str, contract: &Contract) -> Vec<Problem> {
             problems.push(Problem::new(format!("{at}.{place}"), e.to_string()));
         }
     };
-    let bare = Contract { event_key: Vec::new(), partitions: Vec::new(), sort: Vec::new(), ..contract.clone() };
+    let bare = Contract {
+        event_key: Vec::new(),
+        partitions: Vec::new(),
+        sort: Vec::new(),
+        rules: BTreeMap::new(),
+        ..contract.clone()
+    };
     for (i, column) in contract.columns.iter().enumerate() {
-        report(format!("columns[{i}]"), Contract { columns: vec![column.clone()], ..bare.clone() }.check());
+        let rules = contract.rules_of(&column.name).map(|rules| (column.name.clone(), rules.clone()));
+        let rules = rules.into_iter().collect();
+        report(format!("columns[{i}]"), Contract { columns: vec![column.clone()], rules, ..bare.clone() }.check());
         let twice = contract.columns.iter().take(i).any(|c| c.name.eq_ignore_ascii_case(&column.name));
         if twice {
             report(format!("columns[{i}].name"), Err(ContractError::DuplicateColumn(column.name.clone())));

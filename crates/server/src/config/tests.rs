@@ -316,6 +316,45 @@ fn a_contract_that_does_not_hold_together_is_refused_part_by_part() {
     assert!(problems(r#"{ "streams": { "o": { "table": "{endpoint}" } } }"#)[0].contains("namespace.table"));
 }
 
+#[test]
+fn s45_a_json_schema_becomes_columns_and_what_it_cannot_say_here_is_refused_with_its_place() {
+    let config = load(
+        r#"{ "streams": { "o": { "json_schema": { "type": "object", "additionalProperties": false, "required": ["id"],
+             "properties": { "id": { "type": "string", "maxLength": 9 }, "n": { "type": "integer" } } },
+           "columns": [{ "name": "n", "type": "int" }, { "name": "at", "type": "timestamptz", "envelope": "received_at" }] } } }"#,
+    )
+    .unwrap();
+    let contract = &config.streams[0].1;
+    contract.check().unwrap();
+    let columns: Vec<_> = contract.columns.iter().map(|c| format!("{} {}", c.name, c.column_type.name())).collect();
+    assert_eq!(columns, ["id string", "n int", "at timestamptz"]);
+    assert_eq!(contract.undeclared, lakegate_model::Undeclared::Reject);
+    let found = problems(
+        r#"{ "streams": { "o": { "json_schema": { "properties": { "a": { "$ref": "http://127.0.0.1/x" } } } },
+                          "p": { "json_schema": "/no/such/file.json" } } }"#,
+    )
+    .join("\n");
+    assert!(found.contains("streams.o.json_schema: #/properties/a: \"http://127.0.0.1/x\" leads out"), "{found}");
+    assert!(found.contains("streams.p.json_schema: /no/such/file.json: cannot be read"), "{found}");
+}
+
+#[test]
+fn the_contracts_of_the_binary_are_there_by_default_and_by_name() {
+    let config = load(
+        r#"{ "streams": { "events": { "columns": [{ "name": "a", "type": "long" }] },
+        "carts": { "contract": "cart", "malformed": "skip", "keep_raw": true } } }"#,
+    )
+    .unwrap();
+    let names: Vec<&str> = config.streams.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["carts", "events", "documents", "service_events_raw"]);
+    let carts = &config.streams[0].1;
+    carts.check().unwrap();
+    assert_eq!(carts.event_key, ["event_id"]);
+    assert_eq!((carts.malformed, carts.duplicate_window_ms), (lakegate_model::Malformed::Skip, 3_600_000));
+    assert_eq!(carts.columns.last().map(|column| column.name.as_str()), Some("_raw"));
+    assert_eq!(config.streams[1].1.columns.len(), 1, "a declared stream has what it declares");
+}
+
 /// Compares a generated file with its source, or writes it anew.
 pub(crate) fn assert_generated(file: &str, fresh: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide").join(file);

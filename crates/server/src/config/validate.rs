@@ -2,7 +2,7 @@
 //!
 //! Knows the part of JSON Schema that our own settings use, and the keyword `x-notation`, which names a text's form.
 
-use lakegate_model::ColumnType;
+use lakegate_model::{ColumnType, TimeFormat};
 use serde_json::Value;
 
 use super::layers::join;
@@ -168,6 +168,7 @@ fn expected(schema: &Value, types: &[&str]) -> String {
         Some("size") => return "a size such as \"64MiB\" or \"8GiB\"".into(),
         Some("partition") => return "a partition such as \"day(event_time)\" or \"identity region\"".into(),
         Some("sort") => return "a sort field such as \"event_time desc\"".into(),
+        Some("time format") => return "a notation of times such as \"rfc3339\" or \"%d.%m.%Y\"".into(),
         Some("column type") => return "a column type such as \"long\" or \"decimal(10,2)\"".into(),
         Some("path") => return "a path such as \"customer.id\" or [\"customer\", \"id\"]".into(),
         _ => {}
@@ -204,6 +205,7 @@ fn misnotation(value: &Value, schema: &Value) -> Option<String> {
         "partition" => notation::parse_partition(text).err().map(|e| e.to_string()),
         "sort" => notation::parse_sort(text).err().map(|e| e.to_string()),
         "column type" => ColumnType::parse(text).err().map(|e| e.to_string()),
+        "time format" => TimeFormat::parse(text).err().map(|e| e.to_string()),
         "path" if text.split('.').any(str::is_empty) => Some(format!(
             "{text:?} is not a path; write \"customer.id\", or [\"a.b\", \"c\"] for a member whose name has a dot"
         )),

@@ -102,6 +102,7 @@ fn stream_json(stream: &StreamStatus) -> Value {
     json!({
         "tenant": stream.key.tenant,
         "stream": stream.key.stream,
+        "event_type": Some(&stream.part).filter(|part| !part.is_empty()),
         "table": stream.table.to_string(),
         "received": tally.received,
         "accepted": tally.accepted,
@@ -121,5 +122,8 @@ fn stream_json(stream: &StreamStatus) -> Value {
         "last_commit": stream.last_commit_us.map(rfc3339),
         "seconds_since_commit": stream.seconds_since_commit,
         "last_error": stream.last_error,
+        "sanitised": stream.sanitised,
+        "rescued": stream.rescued,
+        "clock_skewed": stream.clock_skewed,
     })
 }

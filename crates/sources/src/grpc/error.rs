@@ -122,7 +122,14 @@ pub(crate) fn status_of_record(refusal: &Refusal) -> Option<Status> {
         }
         ReasonCode::WrongTenant => Some(wrong_tenant(&refusal.message, "record.tenant_id")),
         ReasonCode::Conflict => Some(conflict(&refusal.message, "record")),
-        ReasonCode::MissingField | ReasonCode::WrongType | ReasonCode::OutOfRange | ReasonCode::UndeclaredField => None,
+        ReasonCode::MissingField
+        | ReasonCode::WrongType
+        | ReasonCode::OutOfRange
+        | ReasonCode::UndeclaredField
+        | ReasonCode::NotAllowed
+        | ReasonCode::PatternMismatch
+        | ReasonCode::WrongLength
+        | ReasonCode::ClockSkew => None,
     }
 }
 

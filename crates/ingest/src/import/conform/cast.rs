@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::json::{ColumnTexts, JsonOptions, field_of};
 use crate::shape::leaf::{out_of_range, read_leaf, wrong};
-use crate::time::{self, TimeError};
+use crate::time::{self, TimeError, TimeReader};
 
 /// Rows that were refused, each with the first reason found.
 pub(crate) type Refused = std::collections::BTreeMap<usize, Refusal>;
@@ -32,7 +32,8 @@ pub(crate) type Refused = std::collections::BTreeMap<usize, Refusal>;
 pub(crate) struct Wanted<'c> {
     pub(crate) name: &'c str,
     pub(crate) column_type: ColumnType,
-    pub(crate) format: TimeFormat,
+    /// How its times are written, where the contract says so.
+    pub(crate) times: Option<&'c TimeReader>,
 }
 
 const SAFE: CastOptions<'static> =
@@ -204,7 +205,9 @@ fn booleans(source: &ArrayRef, wanted: Wanted<'_>, refused: &mut Refused) -> Res
 /// Numbers since 1970.
 fn epochs(source: &ArrayRef, wanted: Wanted<'_>, refused: &mut Refused) -> Result<ArrayRef, ArrowError> {
     let longs = checked(source, &DataType::Int64, wanted, refused, |row| value_text(source, row))?;
-    let read = |units: i64| time::from_whole(units, wanted.format);
+    let read = |units: i64| {
+        wanted.times.map_or_else(|| time::from_whole(units, &TimeFormat::Auto), |times| times.whole(units))
+    };
     let micros = times(longs.as_primitive::<Int64Type>(), read, wanted, refused);
     Ok(Arc::new(micros.with_data_type(arrow_type(wanted.column_type))))
 }
@@ -287,7 +290,7 @@ fn texts(source: &StringArray, wanted: Wanted<'_>, refused: &mut Refused) -> Res
 }
 
 fn read_text<'a>(text: &'a str, wanted: Wanted<'_>) -> Result<Value<'a>, Refusal> {
-    let Wanted { name, column_type, format } = wanted;
+    let Wanted { name, column_type, times } = wanted;
     let timely = |read: Result<i64, TimeError>| match read {
         Ok(value) => Ok(Value::Long(value)),
         Err(TimeError::Range) => Err(out_of_range(name, column_type, text)),
@@ -295,7 +298,7 @@ fn read_text<'a>(text: &'a str, wanted: Wanted<'_>) -> Result<Value<'a>, Refusal
     };
     match column_type {
         ColumnType::String => Ok(Value::Text(text)),
-        ColumnType::Timestamp | ColumnType::Timestamptz => timely(read_time(text, format)),
+        ColumnType::Timestamp | ColumnType::Timestamptz => timely(read_time(text, times)),
         ColumnType::Date => timely(time::date(text.as_bytes())),
         ColumnType::Binary => match STANDARD.decode(text) {
             Ok(bytes) => Ok(Value::OwnedBytes(bytes.into_boxed_slice())),
@@ -309,21 +312,19 @@ fn read_text<'a>(text: &'a str, wanted: Wanted<'_>) -> Result<Value<'a>, Refusal
             _ => Err(wrong(name, column_type, text)),
         },
         _ if text == "null" => Err(wrong(name, column_type, text)),
-        _ => read_leaf(text.trim(), name, column_type, format),
+        _ => read_leaf(text.trim(), name, column_type, times),
     }
 }
 
-/// A time in text: RFC 3339, or a number since 1970.
-pub(crate) fn read_time(text: &str, format: TimeFormat) -> Result<i64, TimeError> {
+/// A time in text: as the contract says, else RFC 3339 or a number since 1970.
+pub(crate) fn read_time(text: &str, times: Option<&TimeReader>) -> Result<i64, TimeError> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-'));
     let is_date = text.len() == 10 && text.as_bytes().get(4) == Some(&b'-');
-    match format {
-        TimeFormat::Auto | TimeFormat::Rfc3339 if is_date => {
-            time::date(text.as_bytes()).map(|days| days * 86_400_000_000)
-        }
-        TimeFormat::Rfc3339 => time::from_text(text),
-        TimeFormat::Auto if !is_number => time::from_text(text),
-        format => time::from_number(text, format),
+    match times {
+        Some(times) => times.text(text),
+        None if is_date => time::date(text.as_bytes()).map(|days| days * 86_400_000_000),
+        None if is_number => time::from_number(text, &TimeFormat::Auto),
+        None => time::from_text(text),
     }
 }
 
@@ -347,7 +348,7 @@ fn through_json(source: &ArrayRef, wanted: Wanted<'_>, refused: &mut Refused) ->
         let read = match (wanted.column_type, source.data_type()) {
             (ColumnType::String, _) => Ok(Value::Text(text)),
             (ColumnType::Date, DataType::Timestamp(..) | DataType::Date64) => midnight(text, wanted),
-            _ => read_leaf(text, wanted.name, wanted.column_type, wanted.format),
+            _ => read_leaf(text, wanted.name, wanted.column_type, wanted.times),
         };
         match read {
             Ok(value) => builder.push(&value)?,

@@ -11,12 +11,15 @@ use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::error::ArrowError;
 use lakegate_memtable::arrow_type;
-use lakegate_model::{Column, ColumnSource, ColumnType, Field, ReasonCode, Refusal, TimeFormat};
+use lakegate_model::{Column, ColumnSource, ColumnType, Field, ReasonCode, Refusal};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::api::Source;
+
 use super::cast::{Refused, Wanted, cast_column, days_of};
 use super::json::RowTexts;
+use super::rules::check_clock;
 use super::{Conformer, Place, RowContext, array_at, handles};
 
 /// The id of a row that brought none: the same whenever the file is read. A UUID of version 8 (RFC 9562) from the file's
@@ -48,13 +51,14 @@ impl Times {
         let own = contract.columns.iter().zip(&conformer.places).find(|(column, _)| is_event_time(column));
         let mut parts: Vec<(ArrayRef, &str)> = Vec::new();
         if let Some((column, Place::File(path))) = own {
-            let (name, column_type, format) = (column.name.as_str(), ColumnType::Timestamptz, TimeFormat::Auto);
-            let cast = cast_column(&array_at(rows, path)?, Wanted { name, column_type, format }, bad)?;
+            let (name, column_type, times) = (column.name.as_str(), ColumnType::Timestamptz, None);
+            let cast = cast_column(&array_at(rows, path)?, Wanted { name, column_type, times }, bad)?;
             parts.push((cast, "envelope"));
         }
         if let (Some(time), Some(path)) = (&contract.time, &conformer.time) {
             let name = time.path.join(".");
-            let wanted = Wanted { name: &name, column_type: ColumnType::Timestamptz, format: time.format };
+            let times = conformer.shaper.time.as_ref();
+            let wanted = Wanted { name: &name, column_type: ColumnType::Timestamptz, times };
             parts.push((cast_column(&array_at(rows, path)?, wanted, bad)?, "payload"));
         }
         let received: TimestampMicrosecondArray =
@@ -71,7 +75,9 @@ impl Times {
             source = zip(&missing, &source, &same_text(Some(name), rows.num_rows()))?;
             micros = zip(&missing, &micros, &found)?;
         }
-        Ok(Self { micros: micros.as_primitive::<TimestampMicrosecondType>().clone(), source })
+        let micros = micros.as_primitive::<TimestampMicrosecondType>().clone();
+        let (micros, source) = check_clock(&contract.clock, micros, source, context.received_us, bad)?;
+        Ok(Self { micros, source })
     }
 
     pub(super) fn column(&self, column_type: ColumnType) -> ArrayRef {
@@ -86,7 +92,7 @@ impl Times {
     }
 }
 
-fn same_text(text: Option<&str>, rows: usize) -> ArrayRef {
+pub(super) fn same_text(text: Option<&str>, rows: usize) -> ArrayRef {
     match text {
         Some(text) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows))),
         None => new_null_array(&arrow::datatypes::DataType::Utf8, rows),
@@ -108,7 +114,7 @@ impl Conformer {
             Field::TenantId => same_text(Some(context.tenant), count),
             Field::EndpointId => same_text(Some(context.stream), count),
             Field::EventId => row_ids(context, count),
-            Field::EventType => same_text(context.event_type.filter(|text| !text.is_empty()), count),
+            Field::EventType => self.event_types(rows, context, bad)?,
             Field::ReceivedAt => {
                 let received: TimestampMicrosecondArray =
                     std::iter::repeat_n(Some(context.received_us), count).collect();
@@ -120,9 +126,14 @@ impl Conformer {
             Field::Version => Arc::new(Int64Array::from(vec![0; count])),
             Field::Payload => self.payloads(column, rows, context, bad)?,
             Field::Undeclared => self.undeclared(rows)?,
-            Field::Attributes | Field::EventTime | Field::TimeSource => {
-                new_null_array(&arrow_type(column.column_type), count)
-            }
+            Field::Source => same_text(Some(Source::File.name()), count),
+            Field::Attributes
+            | Field::EventTime
+            | Field::TimeSource
+            | Field::Rescued
+            | Field::UserAgent
+            | Field::ClientAddress
+            | Field::CorrelationId => new_null_array(&arrow_type(column.column_type), count),
         })
     }
 

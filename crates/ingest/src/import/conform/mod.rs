@@ -11,6 +11,7 @@
 pub(crate) mod cast;
 mod envelope;
 pub(crate) mod json;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::filter;
 use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
-use lakegate_model::{Column, ColumnSource, Field, ReasonCode, Refusal, TimeFormat, Undeclared};
+use lakegate_model::{Column, ColumnRules, ColumnSource, Field, ReasonCode, Refusal, Undeclared};
 
 use self::cast::{Refused, Wanted, cast_column, may_fit};
 pub(crate) use self::envelope::row_id;
@@ -85,9 +86,10 @@ impl Conformer {
         let fields = schema.fields();
         let mut places = Vec::with_capacity(contract.columns.len());
         for column in &contract.columns {
-            places.push(place_of(column, fields)?);
+            places.push(place_of(column, contract.rules_of(&column.name), fields)?);
         }
-        let time = contract.time.as_ref().and_then(|time| find_path(fields, &time.path));
+        let time_paths = contract.time.iter().flat_map(|time| std::iter::once(&time.path).chain(&time.or_paths));
+        let time = time_paths.into_iter().find_map(|path| find_path(fields, path));
         if let Some(found) = time.as_ref().and_then(|path| type_at(fields, path))
             && !may_fit(found, lakegate_model::ColumnType::Timestamptz)
         {
@@ -96,7 +98,10 @@ impl Conformer {
         }
         let taken = |place: &usize| {
             let paths = places.iter().filter_map(|p| if let Place::File(path) = p { Some(path) } else { None });
+            let further = contract.rules.values().flat_map(|rules| &rules.or_paths).chain(&contract.event_type_paths);
+            let further = further.filter_map(|path| find_path(fields, path));
             paths.chain(&time).any(|path| path.first() == Some(place))
+                || further.into_iter().any(|path| path.first() == Some(place))
         };
         let others: Vec<usize> = (0..fields.len()).filter(|place| !taken(place)).collect();
         let names = |places: &[usize]| {
@@ -108,7 +113,10 @@ impl Conformer {
             return Err(Mismatch(format!("{message} {}; declare them or leave them out", names(&others))));
         }
         let wants_columns = contract.columns.iter().any(|c| matches!(c.source, ColumnSource::Path(_)));
-        if wants_columns && others.len() == fields.len() && contract.undeclared != Undeclared::Keep {
+        if wants_columns
+            && others.len() == fields.len()
+            && !matches!(contract.undeclared, Undeclared::Keep | Undeclared::Evolve)
+        {
             let wanted: Vec<&str> = contract.columns.iter().map(|c| c.name.as_str()).collect();
             let found = names(&others);
             return Err(Mismatch(format!("none of the stream's columns {wanted:?} is in the file, which has {found}")));
@@ -121,6 +129,11 @@ impl Conformer {
         &self.schema
     }
 
+    fn wanted<'c>(&'c self, slot: usize, column: &'c Column) -> Wanted<'c> {
+        let times = self.shaper.slot_rules(slot).and_then(|rules| rules.times.as_ref());
+        Wanted { name: &column.name, column_type: column.column_type, times }
+    }
+
     /// The rows as rows of the table.
     ///
     /// # Errors
@@ -131,23 +144,23 @@ impl Conformer {
         let mut bad = Refused::new();
         let times = envelope::Times::read(self, rows, context, &mut bad)?;
         let mut columns = Vec::with_capacity(self.places.len());
-        for (column, place) in contract.columns.iter().zip(&self.places) {
+        self.check_event_types(rows, context, &mut bad)?;
+        for (slot, (column, place)) in contract.columns.iter().zip(&self.places).enumerate() {
             let array = match (&column.source, place) {
                 (ColumnSource::Envelope(Field::EventTime), _) => times.column(column.column_type),
                 (ColumnSource::Envelope(field), Place::File(path)) => {
                     let found = array_at(rows, path)?;
-                    let found = cast_column(&found, wanted(column, TimeFormat::Auto), &mut bad)?;
+                    let found = cast_column(&found, self.wanted(slot, column), &mut bad)?;
                     self.filled(found, *field, column, rows, context)?
                 }
-                (_, Place::File(path)) => {
-                    cast_column(&array_at(rows, path)?, wanted(column, TimeFormat::Auto), &mut bad)?
-                }
+                (_, Place::File(path)) => cast_column(&array_at(rows, path)?, self.wanted(slot, column), &mut bad)?,
                 (ColumnSource::Envelope(Field::TimeSource), _) => times.source(),
                 (ColumnSource::Envelope(field), _) => self.envelope_column(*field, column, rows, context, &mut bad)?,
                 (ColumnSource::Path(_), _) => {
                     arrow::array::new_null_array(&lakegate_memtable::arrow_type(column.column_type), rows.num_rows())
                 }
             };
+            let array = self.by_rules(slot, column, array, rows, &times, context, &mut bad)?;
             if column.required && array.null_count() > 0 {
                 require(column, &array, &mut bad);
             }
@@ -159,10 +172,6 @@ impl Conformer {
         let rows = RecordBatch::try_new_with_options(self.shaper.schema.clone(), columns, &options)?;
         Ok(Conformed { rows, bad })
     }
-}
-
-fn wanted(column: &Column, format: TimeFormat) -> Wanted<'_> {
-    Wanted { name: &column.name, column_type: column.column_type, format }
 }
 
 fn require(column: &Column, array: &ArrayRef, bad: &mut Refused) {
@@ -184,13 +193,22 @@ fn without(columns: Vec<ArrayRef>, bad: &Refused, rows: usize) -> Result<Vec<Arr
     columns.iter().map(|column| filter(column, &keep)).collect()
 }
 
-fn place_of(column: &Column, fields: &Fields) -> Result<Place, Mismatch> {
+fn place_of(column: &Column, rules: Option<&ColumnRules>, fields: &Fields) -> Result<Place, Mismatch> {
     let own_name = || find_path(fields, std::slice::from_ref(&column.name));
     let path = match &column.source {
         ColumnSource::Path(path) => find_path(fields, path).or_else(own_name),
         // What the server alone knows is never taken from a file.
         ColumnSource::Envelope(
-            field @ (Field::TenantId | Field::EndpointId | Field::ReceivedAt | Field::TimeSource | Field::Undeclared),
+            field @ (Field::TenantId
+            | Field::EndpointId
+            | Field::ReceivedAt
+            | Field::TimeSource
+            | Field::Undeclared
+            | Field::Rescued
+            | Field::Source
+            | Field::UserAgent
+            | Field::ClientAddress
+            | Field::CorrelationId),
         ) => return Ok(Place::Envelope(*field)),
         ColumnSource::Envelope(field) => match own_name() {
             Some(path) if type_at(fields, &path).is_some_and(|found| may_fit(found, column.column_type)) => {
@@ -210,6 +228,9 @@ fn place_of(column: &Column, fields: &Fields) -> Result<Place, Mismatch> {
                 "the column {name:?} is {found} in the file and {wanted} in the stream's contract; change the contract, or \
                  convert the column before the import"
             )))
+        }
+        None if rules.is_some_and(|rules| rules.or_envelope.is_some() || !rules.or_paths.is_empty()) => {
+            Ok(Place::Absent)
         }
         None if column.required => {
             let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();

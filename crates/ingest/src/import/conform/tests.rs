@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field as ArrowField, Int32Type, Int64Type};
 use lakegate_model::{
-    Column, ColumnSource, ColumnType, Contract, Field, PayloadFormat, ReasonCode, TimeField, TimeFormat, Undeclared,
+    Column, ColumnSource, ColumnType, Contract, Field, PayloadFormat, ReasonCode, TimeField, TimeNotation, Undeclared,
 };
 
 use super::*;
@@ -142,8 +142,12 @@ fn columns_become_what_the_same_rows_become_as_documents() {
         for time in [None, Some("at"), Some("exact")] {
             let mut contract = event_contract();
             contract.undeclared = undeclared;
-            contract.add_undeclared_column();
-            let field = |name: &str| TimeField { path: vec![name.to_owned()], format: TimeFormat::Auto };
+            contract.add_policy_columns();
+            let field = |name: &str| TimeField {
+                path: vec![name.to_owned()],
+                notation: TimeNotation::default(),
+                or_paths: Vec::new(),
+            };
             contract.time = time.map(field);
             let (columns, documents) = (conform(&contract, &events()), as_documents(&contract, &events()));
             assert_eq!(columns.bad, documents.bad);

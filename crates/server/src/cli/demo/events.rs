@@ -136,7 +136,7 @@ mod tests {
     fn the_demos_configuration_can_be_used_and_its_events_fit_it() {
         let file = Some(("lakegate.json".to_owned(), configuration("./x")));
         let config = Config::load(Inputs { file, ..Inputs::default() }).unwrap();
-        assert_eq!(config.streams.len(), Stream::ALL.len());
+        assert_eq!(config.streams.len(), Stream::ALL.len() + lakegate_model::Shipped::ALL.len());
         let mut generator = Generator::new("run", 7);
         for stream in Stream::ALL {
             let (_, contract) = config.streams.iter().find(|(n, _)| n.as_str() == stream.name()).unwrap();
