@@ -79,16 +79,16 @@ impl Fair {
     }
 
     /// Waits for the tenant's turn with a request of so many bytes.
-    pub(crate) async fn enter(&self, tenant: &TenantId, weight: u32, bytes: usize) -> Result<Turn, OverQuota> {
+    pub(crate) async fn enter(&self, tenant: TenantId, weight: u32, bytes: usize) -> Result<Turn, OverQuota> {
         let waiting = {
             let inner = &self.0;
             let now = inner.clock.monotonic_us();
             let cost = bytes.saturating_add(REQUEST_COST);
             let mut state = inner.state.lock();
             state.sweep(now);
-            state.note(tenant, weight, now);
+            state.note(&tenant, weight, now);
             let (active, weights) = (state.active, state.weights);
-            let Some(share) = state.tenants.get_mut(tenant) else { return Ok(Turn::free(tenant)) };
+            let Some(share) = state.tenants.get_mut(&tenant) else { return Ok(Turn::free(&tenant)) };
             if share.queue.is_empty() && !share.is_offered && share.has_room(cost, active, weights, inner.window) {
                 share.under_way += cost;
                 return Ok(Turn { inner: Some(inner.clone()), tenant: tenant.clone(), cost, is_offer: false });
@@ -111,7 +111,7 @@ impl Fair {
             waiting
         };
         // The other end goes with the state alone, which outlives this.
-        let mut turn = waiting.await.unwrap_or_else(|_| Turn::free(tenant));
+        let mut turn = waiting.await.unwrap_or_else(|_| Turn::free(&tenant));
         turn.take_up();
         Ok(turn)
     }
@@ -237,19 +237,18 @@ mod tests {
     #[test]
     fn a_lone_tenant_is_never_held_up() {
         let (fair, _) = fair(BIG);
-        let turns: Vec<_> =
-            (0..50).map(|_| fair.enter(&tenant("a"), 1, BIG).now_or_never().unwrap().unwrap()).collect();
+        let turns: Vec<_> = (0..50).map(|_| fair.enter(tenant("a"), 1, BIG).now_or_never().unwrap().unwrap()).collect();
         assert_eq!(turns.len(), 50);
     }
 
     #[tokio::test]
     async fn f63_one_that_floods_waits_and_its_neighbour_does_not() {
         let (fair, _) = fair(4 * BIG);
-        let small = || fair.enter(&tenant("small"), 1, 100);
+        let small = || fair.enter(tenant("small"), 1, 100);
         drop(small().await.unwrap());
         let mut flood: VecDeque<_> = VecDeque::new();
         for _ in 0..9 {
-            flood.push_back(Box::pin(fair.enter(&tenant("flood"), 1, BIG)));
+            flood.push_back(Box::pin(fair.enter(tenant("flood"), 1, BIG)));
         }
         let mut running: Vec<_> = flood.iter_mut().filter_map(|one| one.now_or_never()).map(Result::unwrap).collect();
         assert_eq!(running.len(), 1, "its half of the window has room for one with its cost");
@@ -264,8 +263,8 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_in_the_order_of_coming_and_given_back_by_those_who_leave() {
         let (fair, _) = fair(BIG);
-        let flood = || Box::pin(fair.enter(&tenant("flood"), 1, BIG));
-        drop(fair.enter(&tenant("small"), 1, 1).await.unwrap());
+        let flood = || Box::pin(fair.enter(tenant("flood"), 1, BIG));
+        drop(fair.enter(tenant("small"), 1, 1).await.unwrap());
         let first = flood().await.unwrap();
         let (mut second, mut third, mut fourth) = (flood(), flood(), flood());
         for one in [&mut second, &mut third, &mut fourth] {
@@ -287,28 +286,28 @@ mod tests {
     #[tokio::test]
     async fn a_neighbour_that_has_left_leaves_its_share() {
         let (fair, clock) = fair(BIG);
-        drop(fair.enter(&tenant("small"), 1, 1).await.unwrap());
-        let _first = fair.enter(&tenant("flood"), 1, BIG).await.unwrap();
-        assert!(fair.enter(&tenant("flood"), 1, BIG).now_or_never().is_none());
+        drop(fair.enter(tenant("small"), 1, 1).await.unwrap());
+        let _first = fair.enter(tenant("flood"), 1, BIG).await.unwrap();
+        assert!(fair.enter(tenant("flood"), 1, BIG).now_or_never().is_none());
         clock.advance_us(1_000_000);
-        let _again = fair.enter(&tenant("flood"), 1, 1);
+        let _again = fair.enter(tenant("flood"), 1, 1);
         clock.advance_us(100_000_000);
-        drop(fair.enter(&tenant("other"), 1, 1).await.unwrap());
+        drop(fair.enter(tenant("other"), 1, 1).await.unwrap());
         assert!(!fair.0.state.lock().tenants.contains_key(&tenant("small")), "forgotten");
     }
 
     #[tokio::test]
     async fn weights_divide_and_queues_are_bounded() {
         let (fair, _) = fair(8 * (BIG + REQUEST_COST));
-        drop(fair.enter(&tenant("light"), 1, 1).await.unwrap());
+        drop(fair.enter(tenant("light"), 1, 1).await.unwrap());
         let count = |name: &'static str, weight| {
             let turns: Vec<_> =
-                (0..8).filter_map(|_| fair.enter(&tenant(name), weight, BIG).now_or_never()?.ok()).collect();
+                (0..8).filter_map(|_| fair.enter(tenant(name), weight, BIG).now_or_never()?.ok()).collect();
             (turns.len(), turns)
         };
         let (heavy, _turns) = count("heavy", 3);
         assert_eq!(heavy, 6, "three quarters of eight");
-        let full: Vec<_> = (0..20).map(|_| Box::pin(fair.enter(&tenant("light"), 1, BIG))).collect();
+        let full: Vec<_> = (0..20).map(|_| Box::pin(fair.enter(tenant("light"), 1, BIG))).collect();
         let mut refused = 0;
         let mut kept = Vec::new();
         for mut one in full {

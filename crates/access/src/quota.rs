@@ -371,11 +371,11 @@ impl Quotas {
             give_back();
             of_tenant.over(limit, most, wait)
         })?;
-        let turn = self.0.fair.enter(&principal.tenant, limits.weight, usize::try_from(bytes).unwrap_or(usize::MAX));
-        let turn = turn.await.map_err(|over| {
+        let turn =
+            self.0.fair.enter(principal.tenant.clone(), limits.weight, usize::try_from(bytes).unwrap_or(usize::MAX));
+        let turn = turn.await.inspect_err(|_| {
             give_back();
             tenant.usage.give_back(records, bytes);
-            over
         })?;
         place.keep();
         own.into_iter().for_each(Place::keep);

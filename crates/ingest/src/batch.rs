@@ -188,7 +188,7 @@ fn shape_run<'a>(
     Ok(end)
 }
 
-fn context<'a>(rules: &Rules<'_>, tenant: Value<'a>, stream: Value<'a>) -> RecordContext<'a> {
+pub(crate) fn context<'a>(rules: &Rules<'_>, tenant: Value<'a>, stream: Value<'a>) -> RecordContext<'a> {
     RecordContext {
         tenant,
         stream,
@@ -199,13 +199,13 @@ fn context<'a>(rules: &Rules<'_>, tenant: Value<'a>, stream: Value<'a>) -> Recor
 }
 
 /// What is known of a record that was read: its id and its payload.
-struct Seen<'a> {
+pub(crate) struct Seen<'a> {
     event_id: &'a str,
     payload: &'a [u8],
-    refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Refusal>,
 }
 
-fn shape_one<'a>(
+pub(crate) fn shape_one<'a>(
     index: usize,
     record: Result<WireRecord<'a>, Refusal>,
     stream: &Stream,
@@ -302,41 +302,12 @@ impl<'a> Route<'a> {
 }
 
 impl<'a> Shaped<'a> {
-    fn of(request: &BatchRequest<'_>) -> Self {
+    pub(crate) fn of(request: &BatchRequest<'_>) -> Self {
         let capacity = request.records.len();
         Self { kind: request.kind, few: capacity <= FEW, capacity, ..Self::default() }
     }
 
-    /// Payloads that are rows of the dead-letter table already, as they are written and as replay finds them.
-    pub(crate) fn of_letters(
-        request: &BatchRequest<'a>,
-        rules: &Rules<'_>,
-        letters: &Arc<Stream>,
-    ) -> Result<Self, Refusal> {
-        let mut shaped = Self::of(request);
-        let group = shaped.group_of(letters);
-        let name = |text: &str| Value::Owned(text.into());
-        let mut context = context(rules, name(letters.key.tenant.as_str()), name(letters.key.stream.as_str()));
-        for (index, bytes) in request.records.iter().copied().enumerate() {
-            let mut row = Vec::new();
-            let read = WireRecord::read(request.kind, bytes);
-            match (shape_one(index, read, letters, rules, &mut context, &mut row).refusal, shaped.groups.get_mut(group))
-            {
-                (Some(refusal), _) => return Err(refusal),
-                (None, Some(group)) => group.few.push(row),
-                (None, None) => {}
-            }
-        }
-        Ok(shaped)
-    }
-
-    /// Counts records for a stream that none of the rows goes to.
-    pub(crate) fn count_elsewhere(&mut self, key: &StreamKey, tally: Tally) {
-        self.total.add(&tally);
-        self.unroutable.push((key.clone(), tally));
-    }
-
-    fn group_of(&mut self, stream: &Arc<Stream>) -> usize {
+    pub(crate) fn group_of(&mut self, stream: &Arc<Stream>) -> usize {
         if let Some(at) = self.groups.iter().position(|group| Arc::ptr_eq(&group.stream, stream)) {
             return at;
         }

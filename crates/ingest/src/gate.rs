@@ -23,7 +23,7 @@ use crate::flush::TableUnit;
 use crate::follow::Holds;
 use crate::frame::FrameError;
 use crate::import::{self, OwnContracts};
-use crate::keys::{BlockFiles, KeyEntry};
+use crate::keys::BlockFiles;
 use crate::remember::{DuplicateSettings, open_answers, open_keys};
 use crate::replay::Replayed;
 use crate::requests::Requests;
@@ -203,7 +203,7 @@ impl Gate {
         let requests = Requests::new(settings.duplicates.requests_window_us, settings.duplicates.requests_bytes);
         let windows = Windows::new(settings.duplicates.keys_max, settings.longest_window_us);
         let keys = open_keys(&disk, &settings, &windows, &requests).map_err(GateOpenError::Keys)?;
-        for entry in settle_claims(&*disk, &settings.data_dir, &lake, &keys).await? {
+        for entry in import::settle_claims(&*disk, &settings.data_dir, &lake, &keys).await? {
             windows.remember(entry.stream, entry.key, entry.received_us);
         }
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
@@ -490,22 +490,6 @@ impl Inner {
         let path = self.settings.data_dir.join("balance.json");
         sums.store(&*self.disk, &path, self.log.id()).map_err(|error| error.to_string())
     }
-}
-
-/// The keys of imported rows whose commit an earlier process did not see through; kept with all others from now on.
-async fn settle_claims(
-    disk: &dyn Disk,
-    data_dir: &std::path::Path,
-    lake: &Lake,
-    keys: &BlockFiles,
-) -> Result<Vec<KeyEntry>, GateOpenError> {
-    let left = import::settle_claims(disk, &data_dir.join("keys"), lake).await.map_err(GateOpenError::Keys)?;
-    let (entries, files) = left.map_err(|import::NotTold { table, error }| GateOpenError::Lake { table, error })?;
-    KeyEntry::keep_all(&entries, keys).map_err(GateOpenError::Keys)?;
-    for file in files {
-        disk.remove(&file).map_err(GateOpenError::Keys)?;
-    }
-    Ok(entries)
 }
 
 impl TableUnit {

@@ -18,5 +18,6 @@ mod intake;
 mod json;
 pub mod rest;
 mod time;
+pub mod websocket;
 
 pub use intake::Intake;

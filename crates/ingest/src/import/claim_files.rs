@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::duplicates::stream_hash;
-use crate::keys::KeyEntry;
+use crate::gate::GateOpenError;
+use crate::keys::{BlockFiles, KeyEntry};
 
 const MAGIC: &[u8; 4] = b"LKC1";
 const KEY_BYTES: usize = 16;
@@ -79,13 +80,13 @@ fn read(bytes: &[u8]) -> Option<(ClaimHead, Vec<u128>)> {
 
 /// A file of keys whose commit cannot be looked up.
 #[derive(Debug)]
-pub(crate) struct NotTold {
-    pub(crate) table: TableName,
-    pub(crate) error: String,
+struct NotTold {
+    table: TableName,
+    error: String,
 }
 
 /// What an earlier process left: the keys of commits that stand, and the files to be removed when they are kept.
-pub(crate) async fn settle(
+async fn settle(
     disk: &dyn Disk,
     dir: &Path,
     lake: &Lake,
@@ -112,6 +113,22 @@ pub(crate) async fn settle(
         files.push(path);
     }
     Ok(Ok((entries, files)))
+}
+
+/// The keys of imported rows whose commit an earlier process did not see through; kept with all others from now on.
+pub(crate) async fn settle_claims(
+    disk: &dyn Disk,
+    data_dir: &Path,
+    lake: &Lake,
+    keys: &BlockFiles,
+) -> Result<Vec<KeyEntry>, GateOpenError> {
+    let left = settle(disk, &data_dir.join("keys"), lake).await.map_err(GateOpenError::Keys)?;
+    let (entries, files) = left.map_err(|NotTold { table, error }| GateOpenError::Lake { table, error })?;
+    KeyEntry::keep_all(&entries, keys).map_err(GateOpenError::Keys)?;
+    for file in files {
+        disk.remove(&file).map_err(GateOpenError::Keys)?;
+    }
+    Ok(entries)
 }
 
 #[cfg(test)]

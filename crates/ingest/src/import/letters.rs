@@ -4,22 +4,25 @@
 //! the place in it: an import that is resumed sets no row aside twice.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use lakegate_formats::RAW_BYTES;
+use lakegate_memtable::Value;
 use lakegate_model::{Refusal, StreamKey, StreamName, Tally};
 use serde_json::json;
 
 use crate::api::{Client, Payloads, Source, Submission, SubmitError, Wire};
-use crate::batch::{Rules, Shaped};
+use crate::batch::{Rules, Shaped, context, shape_one};
 use crate::duplicates::Claim;
 use crate::gate::{Gate, Inner};
 use crate::streams::DEAD_LETTERS;
+use crate::streams::Stream;
 use crate::submit::Asked;
-use crate::wire::BatchRequest;
+use crate::wire::{BatchRequest, WireRecord};
 
 /// The most letters of one request, and about the most bytes.
 const LETTERS_MAX: usize = 1000;
@@ -139,6 +142,37 @@ impl Inner {
         let told_by = BatchRequest { records: raw, ..BatchRequest::default() };
         let asked = Asked { submission: &submission, request: &told_by, rules: &rules, batch_id };
         self.append(&asked, &mut shaped, &Claim::default()).map(|appended| appended.ticket)
+    }
+}
+
+impl<'a> Shaped<'a> {
+    /// Payloads that are rows of the dead-letter table already, as they are written and as replay finds them.
+    pub(crate) fn of_letters(
+        request: &BatchRequest<'a>,
+        rules: &Rules<'_>,
+        letters: &Arc<Stream>,
+    ) -> Result<Self, Refusal> {
+        let mut shaped = Self::of(request);
+        let group = shaped.group_of(letters);
+        let name = |text: &str| Value::Owned(text.into());
+        let mut context = context(rules, name(letters.key.tenant.as_str()), name(letters.key.stream.as_str()));
+        for (index, bytes) in request.records.iter().copied().enumerate() {
+            let mut row = Vec::new();
+            let read = WireRecord::read(request.kind, bytes);
+            match (shape_one(index, read, letters, rules, &mut context, &mut row).refusal, shaped.groups.get_mut(group))
+            {
+                (Some(refusal), _) => return Err(refusal),
+                (None, Some(group)) => group.few.push(row),
+                (None, None) => {}
+            }
+        }
+        Ok(shaped)
+    }
+
+    /// Counts records for a stream that none of the rows goes to.
+    pub(crate) fn count_elsewhere(&mut self, key: &StreamKey, tally: Tally) {
+        self.total.add(&tally);
+        self.unroutable.push((key.clone(), tally));
     }
 }
 

@@ -35,7 +35,7 @@ use lakegate_lake::{FileMark, FileState, LakeTable};
 use lakegate_model::{Column, ColumnSource, ColumnType, ReasonCode, Refusal, StreamKey, Tally};
 
 pub use api::{Begun, ImportError, ImportSummary, ImportTarget, PieceCounts};
-pub(crate) use claim_files::{NotTold, settle as settle_claims};
+pub(crate) use claim_files::settle_claims;
 
 use self::claims::Claimed;
 pub(crate) use self::commit::Unsettled;

@@ -361,6 +361,8 @@ pub(crate) struct Limits {
     pub(crate) http: HttpLimits,
     /// How much each client and tenant may send.
     pub(crate) rates: Rates,
+    /// WebSockets.
+    pub(crate) websocket: WebSocketLimits,
     /// How long a stop may take: requests in flight have the first half to end, then memory is committed. What is left
     /// then stays in the log.
     pub(crate) drain_timeout: Period,
@@ -372,6 +374,7 @@ impl Default for Limits {
             sql: SqlLimits::default(),
             http: HttpLimits::default(),
             rates: Rates::default(),
+            websocket: WebSocketLimits::default(),
             drain_timeout: Period::from_secs(30),
         }
     }
@@ -439,6 +442,32 @@ impl Default for HttpLimits {
             hosts: Vec::new(),
             origins: Vec::new(),
             trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+/// Bounds of WebSockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WebSocketLimits {
+    /// The most at once. They do not count among `limits.http.connections`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) connections: u32,
+    /// The largest message, after unpacking.
+    pub(crate) message_bytes_max: Size,
+    /// A socket that is silent is sent a ping so often.
+    pub(crate) ping_interval: Period,
+    /// A socket from which nothing came for so long, not even an answer to a ping, is closed.
+    pub(crate) idle_timeout: Period,
+}
+
+impl Default for WebSocketLimits {
+    fn default() -> Self {
+        Self {
+            connections: 50_000,
+            message_bytes_max: Size::mib(1),
+            ping_interval: Period::from_secs(30),
+            idle_timeout: Period::from_secs(75),
         }
     }
 }

@@ -34,7 +34,7 @@ fn without_a_file_every_documented_default_holds() {
         "storage": { "wal_enabled": true, "compression_type": "zstd", "warehouse": "./data/warehouse",
                      "s3": { "endpoint": "", "region": "us-east-1", "access_key": "", "secret_key": "", "path_style": true } },
         "catalog": { "database": "sqlite://./data/catalog.db", "uri": "", "token": "", "warehouse": "" },
-        "auth": { "mode": "none", "api_keys": [], "jwt": {} },
+        "auth": { "mode": "none", "api_keys": [] },
         "imports": { "roots": [], "hosts": [], "buckets": [] },
         "kafka": { "sources": [] },
         "streams": {}, "sinks": {}, "routes": []

@@ -15,17 +15,21 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
+use lakegate_access::Action;
 use lakegate_ingest::{DeadLetter, LetterOutcome, SubmitError};
-use lakegate_model::{StreamName, TableName, TenantId};
+use lakegate_model::{NameError, StreamName, TableName, TenantId};
 use lakegate_query::{QueryError, QueryRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::App;
+use super::identity::Caller;
 use super::problem::Problem;
 
 /// The table of what became of letters that were brought again.
 const MARKS: &str = "dead_letter_marks";
+/// The stream of letters, which permissions name.
+const LETTERS: &str = "dead_letters";
 /// The most letters of one answer, and of one replay.
 const LETTERS_MAX: u64 = 10_000;
 /// Letters that are marked together.
@@ -58,8 +62,12 @@ pub(crate) struct Which {
 }
 
 /// The letters that were not stored since, and how many there are of each stream and reason.
-pub(crate) async fn list(State(app): State<Arc<App>>, Query(which): Query<Which>) -> Result<Response, Problem> {
-    let tenant = which.tenant()?;
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Query(which): Query<Which>,
+) -> Result<Response, Problem> {
+    let tenant = which.tenant(&caller, Action::Read)?;
     let open = Open::of(&app, &tenant, &which).await?;
     if which.format.as_deref() == Some("csv") {
         let rows = open.rows(&app, LISTED).await?;
@@ -78,10 +86,11 @@ pub(crate) async fn list(State(app): State<Arc<App>>, Query(which): Query<Which>
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    caller: Caller,
     Query(mut which): Query<Which>,
 ) -> Result<Json<Value>, Problem> {
     which.id = Some(id.clone());
-    let tenant = which.tenant()?;
+    let tenant = which.tenant(&caller, Action::Read)?;
     let open = Open { all: true, ..Open::of(&app, &tenant, &which).await? };
     let rows = open.rows(&app, LISTED).await?;
     let Some(row) = rows.first() else {
@@ -102,8 +111,12 @@ pub(crate) async fn show(
 }
 
 /// Brings letters again, oldest first.
-pub(crate) async fn replay(State(app): State<Arc<App>>, Query(which): Query<Which>) -> Result<Json<Value>, Problem> {
-    let tenant = which.tenant()?;
+pub(crate) async fn replay(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Query(which): Query<Which>,
+) -> Result<Json<Value>, Problem> {
+    let tenant = which.tenant(&caller, Action::Admin)?;
     let open = Open::of(&app, &tenant, &which).await?;
     let order = format!("ORDER BY l.received_at, l.letter_id LIMIT {}", which.limit());
     let batches = ask(&app, open.sql("l.letter_id, l.endpoint_id, l.record", &order), open.parameters.clone()).await?;
@@ -273,9 +286,16 @@ async fn is_in_lake(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
 }
 
 impl Which {
-    fn tenant(&self) -> Result<TenantId, Problem> {
-        TenantId::new(self.tenant.as_deref().unwrap_or("default"))
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid_name", format!("tenant: {error}")))
+    /// Whose letters are meant, of those that the caller may see or bring again.
+    fn tenant(&self, caller: &Caller, action: Action) -> Result<TenantId, Problem> {
+        let wrong =
+            |error: NameError| Problem::new(StatusCode::BAD_REQUEST, "invalid_name", format!("tenant: {error}"));
+        let asked = self.tenant.as_deref().map(TenantId::new).transpose().map_err(wrong)?;
+        caller.check_name(action, LETTERS)?;
+        match caller.scope(asked)? {
+            Some(tenant) => Ok(tenant),
+            None => TenantId::new("default").map_err(wrong),
+        }
     }
 
     fn limit(&self) -> u64 {

@@ -19,10 +19,12 @@ use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use lakegate_access::{self as access, Access, Action, Peer, Principal};
 use lakegate_ingest::Client;
-use lakegate_sources::rest::{Caller, Refusal, Rest, Route};
+use lakegate_sources::rest::{Caller, Refusal, Route};
+use lakegate_sources::websocket::Dialect;
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use super::App;
 use super::problem::Problem;
 use super::request::{CorrelationId, KnownHosts, REQUEST_ID};
 use crate::config::Network;
@@ -39,7 +41,7 @@ const EXPOSED: &str = "x-request-id, retry-after, location";
 /// What all connections share.
 pub(crate) struct Front {
     pub(crate) router: Router,
-    pub(crate) rest: Arc<Rest>,
+    pub(crate) app: Arc<App>,
     pub(crate) access: Access,
     pub(crate) hosts: KnownHosts,
     pub(crate) proxies: Vec<Network>,
@@ -89,7 +91,18 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
     }
 }
 
+/// What brings records.
+enum Source {
+    Rest(Route),
+    Socket(Dialect),
+}
+
 impl Front {
+    /// Waits until the sockets have ended, which connections leave behind.
+    pub(crate) async fn closed(&self) {
+        self.app.sockets.closed().await;
+    }
+
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
         let Some(origin) = request.headers().get(ORIGIN) else { return self.answer_any(request, peer).await };
         let permitted = self.hosts.permits(origin).then(|| origin.clone());
@@ -108,8 +121,10 @@ impl Front {
 
     async fn answer_any(&self, mut request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
         let peer = Peer { address: self.client_address(peer.address, request.headers()), ..peer };
-        match Route::of(request.uri().path()) {
-            Some(route) => self.answer_source(&route, request, peer).await,
+        let path = request.uri().path();
+        let source = Route::of(path).map(Source::Rest).or_else(|| Dialect::of(path).map(Source::Socket));
+        match source {
+            Some(source) => self.answer_source(&source, request, peer).await,
             None => {
                 request.extensions_mut().insert(peer);
                 match self.router.clone().oneshot(request).await {
@@ -120,7 +135,7 @@ impl Front {
         }
     }
 
-    async fn answer_source(&self, route: &Route, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
+    async fn answer_source(&self, source: &Source, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
         let headers = request.headers();
         let id = CorrelationId::given(headers).unwrap_or_else(|| CorrelationId::made(self.ids.next()));
         let let_in = match self.hosts.refusal(request.uri(), headers, true) {
@@ -135,12 +150,13 @@ impl Front {
                     correlation_id: Some(id.as_str().to_owned()),
                     client: Client { address: peer.address, user_agent: user_agent(headers) },
                 };
-                let answering = self.rest.answer(route, request, caller);
-                let answered = if self.traced {
-                    let span = tracing::info_span!("http", correlation_id = id.as_str(), route = route.pattern());
-                    answering.instrument(span).await
-                } else {
-                    answering.await
+                let answered = match source {
+                    Source::Socket(dialect) => self.app.sockets.open(*dialect, request, caller),
+                    Source::Rest(route) if self.traced => {
+                        let span = tracing::info_span!("http", correlation_id = id.as_str(), route = route.pattern());
+                        self.app.rest.answer(route, request, caller).instrument(span).await
+                    }
+                    Source::Rest(route) => self.app.rest.answer(route, request, caller).await,
                 };
                 answered.map_err(|refusal| problem_of(refusal, &id))
             }

@@ -1,6 +1,7 @@
 //! Is it alive, is it ready, is it well: `GET /livez`, `/readyz`, `/health`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::Json;
@@ -96,6 +97,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response
     let failed = gate.totals.rejected + gate.totals.dead_lettered;
     #[allow(clippy::cast_precision_loss, reason = "a share for people")]
     let error_rate = failed as f64 / gate.totals.received.max(1) as f64;
+    let absent = ["redis", "clickhouse", "downstream"]
+        .map(|name| (name.to_owned(), json!({ "status": "notConfigured", "latencyMs": 0, "error": Value::Null })));
     let services: Map<String, Value> = components
         .iter()
         .map(|(c, ms)| {
@@ -103,6 +106,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response
             let error = if hidden { Value::Null } else { c.message.clone().into() };
             (c.name.to_owned(), json!({ "status": Overall::of(c.state).as_str(), "latencyMs": ms, "error": error }))
         })
+        .chain(absent)
         .collect();
     let mut body = json!({
         "status": overall.as_str(),
@@ -113,7 +117,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response
         "services": services,
         "metrics": {
             "eventsPerSecond": gate.rate_1m.max(0.0),
-            "activeConnections": app.connections(),
+            "activeConnections": app.connections() + app.sockets.figures().active.load(Ordering::Relaxed),
             "errorRate": error_rate,
         },
         "timestamp": rfc3339(app.clock.wall_us()),

@@ -66,6 +66,17 @@ impl Caller {
         Ok(access::check(principal, Action::Read, stream)?)
     }
 
+    /// Whether it may do this with the stream or table of that name.
+    pub(crate) fn check_name(&self, action: Action, name: &str) -> Result<(), Problem> {
+        let principal = self.principal.as_deref().filter(|principal| !principal.is_operator());
+        match principal {
+            Some(principal) if !principal.may_name(action, name) => {
+                Err(AccessError::Denied { action: Some(action), what: name.to_owned() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it looks after the whole.
     pub(crate) fn check_operator(&self) -> Result<(), Problem> {
         Ok(access::check_operator(self.principal.as_deref())?)

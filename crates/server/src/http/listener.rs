@@ -74,6 +74,7 @@ pub(crate) async fn serve(
     drop(listener);
     connections.close();
     connections.wait().await;
+    front.closed().await;
 }
 
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {

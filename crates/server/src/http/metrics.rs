@@ -1,6 +1,7 @@
 //! `GET /metrics`: the Prometheus exposition for those who ask for it, the documented JSON for all others.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
@@ -28,16 +29,22 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller, headers: He
     let totals = gate.totals;
     #[allow(clippy::cast_precision_loss, reason = "milliseconds for people")]
     let sync_ms = app.log.status().last_sync_us as f64 / 1e3;
-    let http = app.connections();
+    let (http, sockets, requests) = (app.connections(), app.sockets.figures(), app.rest.figures().requests());
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds for people")]
+    let average_ms = requests.micros as f64 / 1e3 / requests.count.max(1) as f64;
     let figures = Json(json!({
         "ingestion": {
             "eventsReceived": totals.received,
             "eventsProcessed": totals.accepted + totals.duplicate + totals.dead_lettered,
             "eventsFailed": totals.rejected + totals.dead_lettered,
-            "averageProcessingTime": sync_ms,
+            "averageProcessingTime": average_ms,
         },
-        // This version has no WebSocket listener.
-        "websocket": { "activeConnections": 0, "totalConnections": 0, "messagesReceived": 0, "messagesSent": 0 },
+        "websocket": {
+            "activeConnections": sockets.active.load(Ordering::Relaxed),
+            "totalConnections": sockets.total.load(Ordering::Relaxed),
+            "messagesReceived": sockets.received.load(Ordering::Relaxed),
+            "messagesSent": sockets.sent.load(Ordering::Relaxed),
+        },
         "http": { "activeConnections": http },
         "storage": {
             "eventsStored": totals.accepted,
@@ -60,6 +67,12 @@ fn refresh(app: &App) {
     gauge!("lakegate_wal_enabled").set(f64::from(u8::from(app.config.settings.storage.wal_enabled)));
     gauge!("lakegate_wal_healthy").set(f64::from(u8::from(status.health == LogHealth::Healthy)));
     gauge!("lakegate_http_connections").set(app.connections() as f64);
+    let sockets = app.sockets.figures();
+    gauge!("lakegate_websockets").set(sockets.active.load(Ordering::Relaxed) as f64);
+    metrics::counter!("lakegate_websockets_total").absolute(sockets.total.load(Ordering::Relaxed));
+    metrics::counter!("lakegate_websocket_messages_received_total").absolute(sockets.received.load(Ordering::Relaxed));
+    metrics::counter!("lakegate_websocket_messages_sent_total").absolute(sockets.sent.load(Ordering::Relaxed));
+    metrics::counter!("lakegate_websocket_confirmations_dropped_total").absolute(app.sockets.dropped());
     gauge!("lakegate_uptime_seconds").set(app.started.elapsed().as_secs_f64());
     gauge!("lakegate_ready").set(f64::from(u8::from(app.readiness.reason().is_none())));
     gauge!("lakegate_health").set(match health::overall(app) {

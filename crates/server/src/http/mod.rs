@@ -37,6 +37,8 @@ use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
 use lakegate_sources::files::Imports;
+use lakegate_sources::rest::Rest;
+use lakegate_sources::websocket::Sockets;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -78,6 +80,8 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     pub(crate) readiness: Readiness,
     pub(crate) open_connections: Arc<AtomicUsize>,
+    pub(crate) rest: Rest,
+    pub(crate) sockets: Sockets,
 }
 
 impl App {
@@ -182,6 +186,8 @@ async fn index() -> Json<Value> {
             "GET /api/ingest/watches": "the watched places; DELETE /api/ingest/watches/{id} ends one",
             "POST /events": "one cart event",
             "POST /events/batch": "{\"events\": […], \"options\": {\"maxSize\", \"failOnError\"}}; /batch is the same",
+            "WS /events/stream": "cart events, acknowledged one by one; subscribe, unsubscribe, heartbeat",
+            "WS /api/ingest/stream": "documents; answers count what is durable",
             "POST /api/ingest/event": "a document, a list of them, or NDJSON",
             "POST /api/ingest/streams/{stream}": "JSON for any stream: an object, a list of them, or NDJSON",
             "/iceberg/v1/config": "the Iceberg REST catalog",

@@ -10,6 +10,7 @@ use lakegate_ingest::Gate;
 use lakegate_log::{Log, LogHealth};
 use lakegate_sources::grpc::{GrpcLimits, GrpcOptions};
 use lakegate_sources::rest::{Rest, RestLimits};
+use lakegate_sources::websocket::{Bus, SocketLimits, Sockets};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +94,8 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         gate.limit(quotas.clone());
     }
     let engine = queries::open(&config, &lake, memtables)?;
+    let stop = CancellationToken::new();
+    let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
     let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
     let app = Arc::new(App {
         access,
@@ -106,10 +109,11 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         started,
         readiness: Readiness::default(),
         open_connections: Arc::new(AtomicUsize::new(0)),
+        rest,
+        sockets,
         config: config.clone(),
     });
-    let stop = CancellationToken::new();
-    let mut parts = Parts::start(&app, catalog, listeners, tls, &stop)?;
+    let mut parts = Parts::start(&app, catalog, listeners, tls, &stop);
     banner(&config, grpc_address, http_address, started);
 
     let broken = tokio::select! {
@@ -148,7 +152,7 @@ impl Parts {
         listeners: Listeners,
         tls: Option<Tls>,
         stop: &CancellationToken,
-    ) -> Result<Self, ServeError> {
+    ) -> Self {
         let settings = &app.config.settings;
         let flushing: Gate = app.gate.clone();
         let grpc = GrpcOptions {
@@ -169,8 +173,8 @@ impl Parts {
             connections: usize::try_from(settings.limits.http.connections).unwrap_or(usize::MAX),
             header_timeout: settings.limits.http.header_timeout.get(),
         };
-        let front = front(app, catalog)?;
-        Ok(Self {
+        let front = front(app, catalog);
+        Self {
             flushing: tokio::spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
             keys: tokio::spawn(access::look_after(app.access.clone(), tls.clone(), stop.clone())),
@@ -184,7 +188,7 @@ impl Parts {
             )),
             upkeep: tokio::spawn(upkeep::run(app.metrics.clone())),
             progress: app.log.subscribe(),
-        })
+        }
     }
 
     /// Waits for a part to end that should not, and says which and why.
@@ -201,10 +205,17 @@ impl Parts {
     }
 }
 
-/// What connections' requests meet first.
-fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -> Result<Arc<Front>, ServeError> {
-    let settings = &app.config.settings;
-    let http = &settings.limits.http;
+/// The ways in over HTTP.
+fn sources(
+    config: &Config,
+    gate: &Gate,
+    access: &lakegate_access::Access,
+    stop: &CancellationToken,
+) -> Result<(Rest, Sockets), ServeError> {
+    let settings = &config.settings;
+    let (http, websocket) = (&settings.limits.http, &settings.limits.websocket);
+    let wrong = |error: lakegate_model::NameError| ServeError::Broken(error.to_string());
+    let bus = Arc::new(Bus::default());
     let limits = RestLimits {
         body_bytes_max: http.body_bytes_max.as_usize(),
         line_bytes_max: settings.ingestion.payload_bytes_max.as_usize(),
@@ -213,16 +224,34 @@ fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -
         answer_timeout: http.request_timeout.get(),
         ..RestLimits::default()
     };
-    let rest = Rest::new(app.gate.clone(), limits).map_err(|error| ServeError::Broken(error.to_string()))?;
-    Ok(Arc::new(Front {
+    let rest = Rest::new(gate.clone(), limits, bus.clone()).map_err(wrong)?;
+    let limits = SocketLimits {
+        connections: usize::try_from(websocket.connections).unwrap_or(usize::MAX),
+        message_bytes_max: websocket.message_bytes_max.as_usize(),
+        partial_bytes_max: settings.ingestion.memory_budget.as_usize() / 8,
+        ping_interval: websocket.ping_interval.get(),
+        idle_timeout: websocket.idle_timeout.get(),
+        answer_timeout: http.request_timeout.get(),
+        ..SocketLimits::default()
+    };
+    let access = access.clone();
+    let still_holds = Arc::new(move |principal: &lakegate_access::Principal| access.still_holds(principal));
+    let sockets = Sockets::new(gate.clone(), limits, bus, still_holds, stop.clone()).map_err(wrong)?;
+    Ok((rest, sockets))
+}
+
+/// What connections' requests meet first.
+fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -> Arc<Front> {
+    let settings = &app.config.settings;
+    Arc::new(Front {
         router: http::router(app.clone(), catalog),
-        rest: Arc::new(rest),
+        app: app.clone(),
         access: app.access.clone(),
         hosts: http::known_hosts(&app.config),
-        proxies: http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
+        proxies: settings.limits.http.trusted_proxies.iter().filter_map(|text| Network::parse(text)).collect(),
         traced: !settings.telemetry.otlp_endpoint.is_empty(),
         ids: RequestIds::new(lakegate_env::Random::next_u64(&lakegate_env::SystemRandom)),
-    }))
+    })
 }
 
 /// Waits until the log says that nothing more becomes durable: a failed sync is final (durability, promise 2).

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Body;
+use lakegate_ingest::SubmissionOutcome;
 use lakegate_model::TenantId;
 use uuid::Uuid;
 
@@ -89,6 +90,9 @@ where
     sent.body = body.clone();
     let outcome = rest.submit(sent, &caller).await?;
     drop(charge);
+    if rest.bus.is_heard() && outcome.accepted > 0 {
+        rest.tell(&caller, &body);
+    }
     Ok(event_response(&event_id(&body), &outcome))
 }
 
@@ -139,15 +143,15 @@ where
     }
     let batch_id = if sent.batch_id.is_empty() { Uuid::now_v7().to_string() } else { sent.batch_id.clone() };
     let spans = batch.events.clone();
-    let id_of = |index: u32| {
-        let span = usize::try_from(index).ok().and_then(|at| spans.get(at)).cloned().unwrap_or_default();
-        event_id(body.get(span.start as usize..span.end as usize).unwrap_or_default())
-    };
+    let id_of = |index: u32| event_id(body_of(&body, &spans, index));
     (sent.body, sent.spans, sent.atomic) = (body.clone(), batch.events, batch.fail_on_error);
     let submitted = rest.submit_all(sent, &caller).await?;
     drop(charge);
     match submitted {
         Ok(outcome) => {
+            if rest.bus.is_heard() && outcome.accepted > 0 {
+                tell_accepted(rest, &caller, &outcome, |index| body_of(&body, &spans, index));
+            }
             let status = if outcome.accepted > 0 { StatusCode::ACCEPTED } else { StatusCode::OK };
             let successful = outcome.accepted + outcome.duplicates;
             Ok(BatchAnswer { batch_id: &batch_id, total, successful, errors: &outcome.errors }.reply(status, id_of))
@@ -156,6 +160,26 @@ where
             let answer = BatchAnswer { batch_id: &batch_id, total, successful: 0, errors: &errors };
             Ok(answer.reply(StatusCode::BAD_REQUEST, id_of))
         }
+    }
+}
+
+fn body_of<'b>(body: &'b [u8], spans: &[Range<u32>], index: u32) -> &'b [u8] {
+    let span = usize::try_from(index).ok().and_then(|at| spans.get(at)).cloned().unwrap_or_default();
+    body.get(span.start as usize..span.end as usize).unwrap_or_default()
+}
+
+/// Tells subscribers of the events of a batch that are new.
+fn tell_accepted<'b, I: Intake>(
+    rest: &Rest<I>,
+    caller: &Caller,
+    outcome: &SubmissionOutcome,
+    event: impl Fn(u32) -> &'b [u8],
+) {
+    let known = outcome.duplicate_indexes.iter().copied().chain(outcome.errors.iter().map(|error| error.index));
+    let known: std::collections::HashSet<u32> = known.collect();
+    let records = outcome.accepted + outcome.duplicates + outcome.rejected + outcome.dead_lettered;
+    for index in (0..u32::try_from(records).unwrap_or(0)).filter(|index| !known.contains(index)) {
+        rest.tell(caller, event(index));
     }
 }
 

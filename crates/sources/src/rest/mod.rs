@@ -33,8 +33,11 @@ use lakegate_ingest::{Client, Gate, Payloads, Source, Submission, SubmissionOutc
 use lakegate_model::{RecordError, StreamName, TenantId};
 
 use crate::intake::Intake;
+use crate::time::now_ms;
+use crate::websocket::{Bus, Told};
 use body::Budget;
 
+pub(crate) use answer::{DUPLICATE, message_of};
 pub use figures::{Figures, Requests};
 pub use options::RestLimits;
 pub use refusal::Refusal;
@@ -61,6 +64,7 @@ pub struct Rest<I = Gate> {
     limits: RestLimits,
     budget: Budget,
     figures: Arc<Figures>,
+    bus: Arc<Bus>,
     events: StreamName,
     documents: StreamName,
 }
@@ -70,18 +74,18 @@ impl Rest {
     ///
     /// # Errors
     /// A stream's name is not one.
-    pub fn new(gate: Gate, limits: RestLimits) -> Result<Self, lakegate_model::NameError> {
-        Self::over(gate, limits)
+    pub fn new(gate: Gate, limits: RestLimits, bus: Arc<Bus>) -> Result<Self, lakegate_model::NameError> {
+        Self::over(gate, limits, bus)
     }
 }
 
 impl<I: Intake> Rest<I> {
     /// [`Rest::new`], with whatever takes the requests.
-    pub(crate) fn over(intake: I, limits: RestLimits) -> Result<Self, lakegate_model::NameError> {
+    pub(crate) fn over(intake: I, limits: RestLimits, bus: Arc<Bus>) -> Result<Self, lakegate_model::NameError> {
         let budget = Budget::new(limits.receive_budget_bytes);
         let events = StreamName::new(&limits.events_stream)?;
         let documents = StreamName::new(&limits.documents_stream)?;
-        Ok(Self { intake, limits, budget, figures: Arc::new(Figures::new()), events, documents })
+        Ok(Self { intake, limits, budget, figures: Arc::new(Figures::new()), bus, events, documents })
     }
 
     /// What came in and what became of it.
@@ -122,6 +126,14 @@ impl<I: Intake> Rest<I> {
                 let stream = StreamName::new(name).map_err(|error| Refusal::not_found(error.to_string()))?;
                 documents::take(self, stream, request, caller).await
             }
+        }
+    }
+
+    /// Tells subscribers of an event that is durable.
+    fn tell(&self, caller: &Caller, event: &[u8]) {
+        let tenant = caller.principal.as_ref().map(|principal| principal.tenant.as_str());
+        if let Some(told) = Told::of(event) {
+            self.bus.tell(0, tenant, &told, now_ms());
         }
     }
 

@@ -27,6 +27,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal with nothing besides.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), retry_after_s: None, members: Vec::new() }
     }

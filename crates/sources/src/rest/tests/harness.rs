@@ -126,7 +126,7 @@ pub(crate) fn rest_with(set: impl FnOnce(&mut RestLimits)) -> (Rest<Double>, Dou
     let mut limits = RestLimits::default();
     set(&mut limits);
     let gate = Double::default();
-    (Rest::over(gate.clone(), limits).unwrap(), gate)
+    (Rest::over(gate.clone(), limits, std::sync::Arc::default()).unwrap(), gate)
 }
 
 /// A request for a path; headers as pairs.
