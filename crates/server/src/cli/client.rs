@@ -155,9 +155,9 @@ impl Client {
                     buffer.truncate(read);
                     Frame::data(Bytes::from(buffer))
                 });
-                let is_end = piece.as_ref().map_or(true, |piece| piece.data_ref().is_none_or(Bytes::is_empty));
+                let is_end = piece.as_ref().is_ok_and(|piece| piece.data_ref().is_none_or(Bytes::is_empty));
                 let failed = piece.is_err();
-                if (is_end && !failed) || send.blocking_send(piece).is_err() || failed {
+                if is_end || send.blocking_send(piece).is_err() || failed {
                     break;
                 }
             }

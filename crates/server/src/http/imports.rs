@@ -1,6 +1,7 @@
 //! Imports over HTTP: `POST /api/ingest/{parquet,csv,jsonl,sql,file,bulk,watch}`, watches, and jobs.
 //!
 //! Each import is a job: answered with 200 when it ended within `?wait=30s`, else with 202 and where to ask on.
+#![allow(clippy::result_large_err, reason = "a problem is made at most once a request, and then answered")]
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //!
 //! The body goes to disk as it comes, and is imported once it is whole: what breaks off leaves nothing behind. The same
 //! bytes under the same name are the same file, and are imported once.
+#![allow(clippy::result_large_err, reason = "a problem is made at most once a request, and then answered")]
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
