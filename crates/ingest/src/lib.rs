@@ -42,6 +42,7 @@ mod replay;
 mod requests;
 mod rows;
 mod shape;
+mod shaped;
 mod spill;
 mod status;
 mod streams;
@@ -49,6 +50,7 @@ mod submit;
 #[cfg(test)]
 mod test_gate;
 mod time;
+mod trim;
 mod wire;
 
 pub use api::{

@@ -443,8 +443,8 @@ fn shown(text: &str) -> String {
     format!("{cut:?}{more}")
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed test is a panic")]
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

@@ -7,6 +7,7 @@ mod auth;
 mod check;
 mod imports;
 mod layers;
+mod limits;
 mod network;
 mod notation;
 mod problem;

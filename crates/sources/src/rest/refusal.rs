@@ -120,6 +120,7 @@ pub(crate) fn status_of(code: ReasonCode) -> StatusCode {
     match code {
         ReasonCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ReasonCode::WrongTenant => StatusCode::FORBIDDEN,
+        ReasonCode::Conflict => StatusCode::CONFLICT,
         _ => StatusCode::BAD_REQUEST,
     }
 }
@@ -128,6 +129,7 @@ fn name_of(code: ReasonCode) -> &'static str {
     match code {
         ReasonCode::TooLarge => "body_too_large",
         ReasonCode::WrongTenant => "wrong_tenant",
+        ReasonCode::Conflict => "conflict",
         ReasonCode::AtomicBatch => "batch_refused",
         _ => "invalid",
     }
