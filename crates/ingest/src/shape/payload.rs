@@ -25,12 +25,15 @@ pub(crate) struct Node {
     closed: bool,
     /// Members that no column takes count as the payload's own.
     is_top: bool,
+    /// A column takes it as a whole, and so all its members.
+    is_taken: bool,
 }
 
 /// Which slots the parts of a contract found what they take in. Slot `i` is column `i`'s first path; further ones follow.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     pub(crate) count: usize,
+    columns: usize,
     /// The time field's, in the order in which they are looked at.
     pub(crate) time: Vec<usize>,
     /// The event type's, likewise.
@@ -54,7 +57,8 @@ impl Node {
     /// The tree of all paths of the contract, and which slots they lead to.
     pub(crate) fn of(contract: &Contract) -> (Self, Slots) {
         let mut root = Self { is_top: true, ..Self::default() };
-        let mut slots = Slots { count: contract.columns.len(), ..Slots::default() };
+        let columns = contract.columns.len();
+        let mut slots = Slots { count: columns, columns, ..Slots::default() };
         for (slot, column) in contract.columns.iter().enumerate() {
             if let ColumnSource::Path(path) = &column.source {
                 root.add(path, slot);
@@ -151,7 +155,11 @@ impl Node {
         self.place = slots.objects.len();
         slots.objects.push((path.clone(), self.is_top));
         for (name, target) in &mut self.members {
-            if let Target::Object(node, _) = target {
+            if let Target::Object(node, taken_by) = target {
+                let of_column = |slot: &usize| {
+                    *slot < slots.columns || slots.further.iter().any(|(_, further)| further.contains(slot))
+                };
+                node.is_taken = self.is_taken || taken_by.iter().any(of_column);
                 path.push(name.to_string());
                 node.number(path, slots);
                 path.pop();
@@ -246,7 +254,7 @@ impl<'a> Visitor<'a> for ObjectSeed<'_, '_, 'a> {
         let mut hint = 0;
         while let Some(key) = map.next_key_seed(KeySeed)? {
             let target = self.node.find(&key, &mut hint);
-            if target.is_none() && (self.node.closed || self.found.others.is_none()) {
+            if target.is_none() && (self.node.closed || self.node.is_taken || self.found.others.is_none()) {
                 map.next_value::<serde::de::IgnoredAny>()?;
                 if self.node.closed {
                     self.found.forbidden.get_or_insert(key);

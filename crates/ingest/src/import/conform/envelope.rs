@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::compute::is_null;
 use arrow::compute::kernels::zip::zip;
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::datatypes::{DataType, Fields, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use lakegate_memtable::arrow_type;
 use lakegate_model::{Column, ColumnSource, ColumnType, Field, ReasonCode, Refusal};
@@ -194,11 +194,16 @@ impl Conformer {
 
     /// What no column takes, as JSON.
     fn undeclared(&self, rows: &RecordBatch) -> Result<ArrayRef, ArrowError> {
-        if self.others.is_empty() {
+        if self.kept.is_empty() {
             return Ok(same_text(None, rows.num_rows()));
         }
-        let fields = handles(rows.schema_ref());
-        let mut texts = RowTexts::new(&fields, rows.columns(), self.others.iter().copied(), &self.json)?;
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for path in &self.kept {
+            let (name, array) = (dotted_name(rows.schema_ref().fields(), path), array_at(rows, path)?);
+            fields.push(Arc::new(arrow::datatypes::Field::new(name, array.data_type().clone(), true)));
+            columns.push(array);
+        }
+        let mut texts = RowTexts::new(&fields, &columns, 0..columns.len(), &self.json)?;
         let mut builder = StringBuilder::new();
         let mut text = Vec::new();
         for row in 0..rows.num_rows() {
@@ -207,6 +212,15 @@ impl Conformer {
             builder.append_option(any.then(|| std::str::from_utf8(&text).unwrap_or_default()));
         }
         Ok(Arc::new(builder.finish()))
+    }
+}
+
+/// The names that a path of places leads through, with dots between them.
+fn dotted_name(fields: &Fields, path: &[usize]) -> String {
+    let Some(field) = path.first().and_then(|place| fields.get(*place)) else { return String::new() };
+    match (path.get(1..).unwrap_or_default(), field.data_type()) {
+        (rest @ [_, ..], DataType::Struct(inner)) => format!("{}.{}", field.name(), dotted_name(inner, rest)),
+        _ => field.name().clone(),
     }
 }
 

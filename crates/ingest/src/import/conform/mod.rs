@@ -75,6 +75,8 @@ pub(crate) struct Conformer {
     time: Option<Vec<usize>>,
     /// Columns at the top that no column of the contract takes.
     others: Vec<usize>,
+    /// The same, and the members of structs that are looked into, as the paths of places that lead to them.
+    kept: Vec<Vec<usize>>,
     json: JsonOptions,
 }
 
@@ -103,6 +105,10 @@ impl Conformer {
             paths.chain(&time).any(|path| path.first() == Some(place))
                 || further.into_iter().any(|path| path.first() == Some(place))
         };
+        let mut kept = Vec::new();
+        let paths = places.iter().filter_map(|place| if let Place::File(path) = place { Some(path) } else { None });
+        untaken(fields, &mut Vec::new(), &paths.chain(&time).cloned().collect::<Vec<_>>(), &mut kept);
+        kept.retain(|path| path.len() > 1 || path.first().is_some_and(|place| !taken(place)));
         let others: Vec<usize> = (0..fields.len()).filter(|place| !taken(place)).collect();
         let names = |places: &[usize]| {
             let names: Vec<&str> = places.iter().filter_map(|at| fields.get(*at)).map(|f| f.name().as_str()).collect();
@@ -121,7 +127,8 @@ impl Conformer {
             let found = names(&others);
             return Err(Mismatch(format!("none of the stream's columns {wanted:?} is in the file, which has {found}")));
         }
-        Ok(Self { shaper: shaper.clone(), schema: schema.clone(), places, time, others, json: JsonOptions::default() })
+        let (shaper, schema, json) = (shaper.clone(), schema.clone(), JsonOptions::default());
+        Ok(Self { shaper, schema, places, time, others, kept, json })
     }
 
     /// The file's schema that this was made for.
@@ -238,6 +245,20 @@ fn place_of(column: &Column, rules: Option<&ColumnRules>, fields: &Fields) -> Re
             Err(Mismatch(format!("the stream requires the column {name:?}, and the file has {names:?}")))
         }
         None => Ok(Place::Absent),
+    }
+}
+
+/// The fields that no path takes, in their order: of a struct that a path leads into, its members one by one.
+fn untaken(fields: &Fields, at: &mut Vec<usize>, taken: &[Vec<usize>], found: &mut Vec<Vec<usize>>) {
+    for (place, field) in fields.iter().enumerate() {
+        at.push(place);
+        let into = taken.iter().any(|path| path.starts_with(at));
+        match field.data_type() {
+            _ if taken.contains(at) => {}
+            DataType::Struct(inner) if into => untaken(inner, at, taken, found),
+            _ => found.push(at.clone()),
+        }
+        at.pop();
     }
 }
 
