@@ -73,8 +73,6 @@ pub(crate) struct Conformer {
     schema: SchemaRef,
     places: Vec<Place>,
     time: Option<Vec<usize>>,
-    /// Columns at the top that no column of the contract takes.
-    others: Vec<usize>,
     /// The same, and the members of structs that are looked into, as the paths of places that lead to them.
     kept: Vec<Vec<usize>>,
     json: JsonOptions,
@@ -128,7 +126,7 @@ impl Conformer {
             return Err(Mismatch(format!("none of the stream's columns {wanted:?} is in the file, which has {found}")));
         }
         let (shaper, schema, json) = (shaper.clone(), schema.clone(), JsonOptions::default());
-        Ok(Self { shaper, schema, places, time, others, kept, json })
+        Ok(Self { shaper, schema, places, time, kept, json })
     }
 
     /// The file's schema that this was made for.

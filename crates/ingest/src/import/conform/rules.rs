@@ -17,6 +17,7 @@ use arrow::array::RecordBatch;
 
 impl Conformer {
     /// One column, with what its rules say: further places, what is taken in their stead, checks, cleaning.
+    #[allow(clippy::too_many_arguments, reason = "a column, its rules' surroundings, and where refusals go")]
     pub(super) fn by_rules(
         &self,
         slot: usize,
