@@ -73,7 +73,8 @@ pub(crate) struct Conformer {
     schema: SchemaRef,
     places: Vec<Place>,
     time: Option<Vec<usize>>,
-    /// The same, and the members of structs that are looked into, as the paths of places that lead to them.
+    /// Columns that no column of the contract takes, and the members of structs that are looked into, as the paths of
+    /// places that lead to them.
     kept: Vec<Vec<usize>>,
     json: JsonOptions,
 }
@@ -165,7 +166,8 @@ impl Conformer {
                     arrow::array::new_null_array(&lakegate_memtable::arrow_type(column.column_type), rows.num_rows())
                 }
             };
-            let array = self.by_rules(slot, column, array, rows, &times, context, &mut bad)?;
+            let piece = rules::Rows { rows, times: &times, context };
+            let array = self.by_rules(slot, column, array, &piece, &mut bad)?;
             if column.required && array.null_count() > 0 {
                 require(column, &array, &mut bad);
             }

@@ -15,6 +15,13 @@ use super::{Conformer, RowContext, array_at, find_path};
 use crate::shape::SlotRules;
 use arrow::array::RecordBatch;
 
+/// The rows of a piece, and what holds for all of them.
+pub(super) struct Rows<'r> {
+    pub(super) rows: &'r RecordBatch,
+    pub(super) times: &'r super::envelope::Times,
+    pub(super) context: &'r RowContext<'r>,
+}
+
 impl Conformer {
     /// One column, with what its rules say: further places, what is taken in their stead, checks, cleaning.
     #[allow(clippy::too_many_arguments, reason = "a column, its rules' surroundings, and where refusals go")]
@@ -23,11 +30,10 @@ impl Conformer {
         slot: usize,
         column: &Column,
         mut array: ArrayRef,
-        rows: &RecordBatch,
-        times: &super::envelope::Times,
-        context: &RowContext<'_>,
+        piece: &Rows<'_>,
         bad: &mut Refused,
     ) -> Result<ArrayRef, ArrowError> {
+        let Rows { rows, times, context } = *piece;
         let Some(rules) = self.shaper.slot_rules(slot) else { return Ok(array) };
         let further = self.shaper.contract.rules_of(&column.name).map(|rules| rules.or_paths.as_slice());
         for path in further.unwrap_or_default() {
