@@ -142,6 +142,7 @@ fn documents() -> Contract {
         Column::envelope("@timestamp", Timestamptz, Field::EventTime, true),
         Column::at("memberCode", String, &["fields", "memberCode"], false),
         Column::envelope("fields", Json, Field::Undeclared, false),
+        Column::envelope("tenant_id", String, Field::TenantId, true),
         Column::envelope("time_source", String, Field::TimeSource, true),
         Column::envelope("received_at", Timestamptz, Field::ReceivedAt, true),
         Column::envelope("source", String, Field::Source, true),
