@@ -256,7 +256,7 @@ fn unescape(inner: &str) -> (Cow<'_, str>, bool) {
     (Cow::Owned(out), exact)
 }
 
-/// The character of `\uXXXX`, or of two of them that are a surrogate pair, and how many bytes they take.
+/// The character of `\uHHHH`, or of two of them that are a surrogate pair, and how many bytes they take.
 fn unicode_escape(escape: &str) -> (Option<char>, usize) {
     let unit = |at: usize| {
         let digits = escape.get(at..)?.strip_prefix("\\u")?.get(..4)?;
