@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::header::{ORIGIN, USER_AGENT};
+use axum::http::header::{ALLOW, ORIGIN, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -165,6 +165,10 @@ impl Front {
             Ok(reply) => reply.map(FrontBody::Whole),
             Err(problem) => problem.response(Some(id.as_str())).map(FrontBody::Routed),
         };
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            let takes = if matches!(source, Source::Rest(_)) { "POST" } else { "GET" };
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(takes));
+        }
         if let Ok(value) = HeaderValue::from_str(id.as_str()) {
             response.headers_mut().insert(REQUEST_ID, value);
         }

@@ -14,6 +14,7 @@ mod identity;
 mod imports;
 mod listener;
 mod metrics;
+mod openapi;
 mod problem;
 mod request;
 mod sql;
@@ -99,6 +100,7 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
     let time_limit = limits.http.request_timeout.get();
     let mut quick = Router::new()
         .route("/", get(index))
+        .route("/openapi.json", get(openapi::get))
         .route("/health", get(health::get))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -169,6 +171,7 @@ async fn index() -> Json<Value> {
         "name": "lakegate",
         "version": VERSION,
         "paths": {
+            "GET /openapi.json": "all of this as an OpenAPI 3.1 document",
             "GET /health": "how it is, part by part",
             "GET /livez": "whether the process answers",
             "GET /readyz": "whether records may be sent here now",
