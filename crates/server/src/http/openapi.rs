@@ -322,15 +322,7 @@ fn schemas() -> Value {
                             "skipped": count, "rejected": count, "position": count, "timestamp": text,
                             "errors": { "type": "array", "items": { "type": "object" } } },
         },
-        "ImportRequest": {
-            "type": "object", "additionalProperties": false,
-            "properties": {
-                "path": text, "url": text, "paths": errors, "stream": text, "event_type": text, "format": text,
-                "pattern": text, "tenant": text, "event_type_from_dir": { "type": "boolean" },
-                "recursive": { "type": "boolean" }, "parallel_files": count, "again": { "type": "boolean" },
-                "rewrite": { "type": "boolean" }, "dry_run": { "type": "boolean" }, "after": {},
-            },
-        },
+        "ImportRequest": import_request(),
         "Job": {
             "type": "object",
             "required": ["id", "state", "files", "documents", "skipped", "duplicates", "bytes", "rate", "errors"],
@@ -339,6 +331,19 @@ fn schemas() -> Value {
             "type": "object", "required": ["sql"], "additionalProperties": false,
             "properties": { "sql": text, "parameters": { "type": "array" }, "limit": count,
                             "timeout": { "type": ["string", "integer"] }, "query_id": text },
+        },
+    })
+}
+
+fn import_request() -> Value {
+    let (text, flag) = (json!({ "type": "string" }), json!({ "type": "boolean" }));
+    json!({
+        "type": "object", "additionalProperties": false,
+        "properties": {
+            "path": text, "url": text, "paths": { "type": "array", "items": text }, "stream": text,
+            "event_type": text, "format": text, "pattern": text, "tenant": text, "event_type_from_dir": flag,
+            "recursive": flag, "parallel_files": { "type": "integer", "minimum": 0 }, "again": flag,
+            "rewrite": flag, "dry_run": flag, "after": {},
         },
     })
 }
