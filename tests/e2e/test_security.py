@@ -190,6 +190,24 @@ def test_s02_s04_records_over_http_need_credentials_and_are_of_their_tenant(guar
     assert requests.post(f"{guarded.http}/api/flush", headers=bearer(guarded.keys["a"]), timeout=10).status_code == 403
 
 
+def test_s01_s04_imports_and_their_jobs_take_the_permission_to_write_and_show_nothing_to_others(guarded):
+    ask = lambda method, path, name, **more: requests.request(method, guarded.http + path, headers=bearer(guarded.keys[name]), timeout=20, **more)
+    put = lambda stream, name: ask("PUT", f"/api/ingest/upload/{stream}?name=a.csv", name, data="n\n1\n2\n")
+    assert put("orders", "write_only").status_code == 403 and put("cart", "read_cart").status_code == 403
+    job = put("cart", "a").json()
+    assert job["documents"] == 2, job
+    path = f"/api/jobs/{job['id']}"
+    assert ask("GET", path, "a").ok and ask("GET", path, "b").status_code == 404
+    assert ask("GET", "/api/jobs", "b").json() == {"jobs": []}
+    assert ask("DELETE", path, "b").status_code == 404 and ask("DELETE", path, "read_cart").status_code == 403
+    # Where no stream is named it may lead to any, also after a restart, when nobody's permissions are asked any more.
+    for kind in ("csv", "bulk", "watch"):
+        refused = ask("POST", f"/api/ingest/{kind}", "write_only", json={"path": "/srv/drop/a.csv"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed"), refused.text
+        refused = ask("POST", f"/api/ingest/{kind}", "a", json={"path": "/srv/drop/a.csv"})
+        assert refused.status_code == 403 and refused.json()["code"] != "not_allowed", refused.text
+
+
 def test_s10_s27_secrets_in_an_address_are_refused_and_no_secret_is_written_anywhere(guarded, stubs):
     secret = guarded.keys["a"].rsplit("_", 1)[1]
     answer = requests.get(f"{guarded.http}/api/status?access_token={guarded.keys['a']}", timeout=10)

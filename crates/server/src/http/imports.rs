@@ -71,6 +71,28 @@ impl Credentials {
         }
     }
 
+    /// Whether they allow writing wherever the import may lead. Looked at before the job begins: after a restart it goes on
+    /// for its tenant, without them.
+    fn check_streams(&self, request: &ImportRequest) -> Result<(), Problem> {
+        if let Some(stream) = &request.stream {
+            let stream = StreamName::new(stream).map_err(|e| bad_request("stream", &e.to_string()))?;
+            return self.check_write(&stream);
+        }
+        match &self.0 {
+            Some(principal) if !principal.may_name(Action::Write, "*") => {
+                let detail =
+                    "an import that names no `stream` may lead to any; the credentials do not allow writing to all";
+                Err(Problem::new(StatusCode::FORBIDDEN, "not_allowed", detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether they allow changing what runs: it takes what it takes to begin it.
+    fn check_change(&self) -> Result<(), Problem> {
+        Ok(lakegate_access::check_some(self.0.as_deref(), Action::Write)?)
+    }
+
     /// Whether they may see what belongs to the tenant.
     fn sees(&self, job: &JobView) -> bool {
         self.0.as_ref().is_none_or(|principal| principal.tenant.as_str() == job.tenant)
@@ -126,10 +148,7 @@ pub(super) async fn import(
         }
         request.format = Some(format.clone());
     }
-    if let Some(stream) = &request.stream {
-        let stream = StreamName::new(stream).map_err(|e| bad_request("stream", &e.to_string()))?;
-        credentials.check_write(&stream)?;
-    }
+    credentials.check_streams(&request)?;
     let asker = credentials.asker(request.tenant.as_deref(), &id)?;
     let job = app.imports.start(asker, request).await.map_err(|e| problem_of(&e))?;
     answer(&app.imports, job, watched).await
@@ -156,10 +175,7 @@ pub(super) async fn watch(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let request = read_request(&headers, &body)?;
-    if let Some(stream) = &request.stream {
-        let stream = StreamName::new(stream).map_err(|e| bad_request("stream", &e.to_string()))?;
-        credentials.check_write(&stream)?;
-    }
+    credentials.check_streams(&request)?;
     let asker = credentials.asker(request.tenant.as_deref(), &id)?;
     let id = app.imports.watch(asker, request).await.map_err(|e| problem_of(&e))?;
     let view = app.imports.watches().into_iter().find(|watch| watch.job.id == id);
@@ -188,6 +204,7 @@ pub(super) async fn unwatch(
     credentials: Credentials,
     Path(id): Path<Uuid>,
 ) -> Result<StatusCode, Problem> {
+    credentials.check_change()?;
     let known = app.imports.watches().into_iter().any(|watch| watch.job.id == id && credentials.sees(&watch.job));
     match known.then(|| app.imports.unwatch(id)).flatten() {
         Some(Ok(())) => Ok(StatusCode::NO_CONTENT),
@@ -223,6 +240,7 @@ pub(super) async fn cancel(
     credentials: Credentials,
     Path(id): Path<Uuid>,
 ) -> Result<Response, Problem> {
+    credentials.check_change()?;
     if !app.imports.job(id).is_some_and(|job| credentials.sees(&job)) {
         return Err(unknown_job());
     }

@@ -15,8 +15,6 @@ mod inflate;
 mod message;
 mod reader;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
