@@ -31,9 +31,10 @@ def test_trino_reads_what_we_wrote_and_makes_appends_to_and_drops_tables(server,
     assert server.client().IngestBatch(stubs.ingestion.IngestBatchRequest(records=records)).accepted == 1000
     server.wait_absorbed()
     services = ["bash", str(ROOT / "scripts/services/services.sh")]
-    started = subprocess.run([*services, "start", "trino", f"{server.http}/iceberg"], capture_output=True, text=True)
+    env = dict(os.environ, CATALOG_URI=f"{server.http}/iceberg")
+    started = subprocess.run([*services, "up", "trino"], capture_output=True, text=True, env=env)
     assert started.returncode == 0, started.stderr
-    url = started.stdout.strip()
+    url = started.stdout.split()[-1]
     try:
         assert ask(url, 'SELECT count(*), count(DISTINCT event_id), sum(version) FROM "default".seen') == [[1000, 1000, 499500]]
         ask(url, "CREATE SCHEMA made")
@@ -52,4 +53,4 @@ def test_trino_reads_what_we_wrote_and_makes_appends_to_and_drops_tables(server,
         ask(url, "DROP SCHEMA made")
         assert ("made",) not in server.catalog().list_namespaces()
     finally:
-        subprocess.run([*services, "stop", "trino"])
+        subprocess.run([*services, "down", "trino"])

