@@ -38,5 +38,5 @@ pub use error::ReadError;
 pub use input::{BytesInput, Input};
 pub use open::open;
 pub use options::{CsvOptions, Encoding, Format, Limits, LinePattern, ReadOptions};
-pub use parquet::read_footer;
+pub use parquet::{ParquetFile, read_footer};
 pub use piece::{BadRow, Mark, Piece, Pieces, RAW_BYTES, Rows, SqlColumn, SqlTable};

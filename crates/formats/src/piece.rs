@@ -7,7 +7,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use lakegate_model::ColumnType;
 
-use crate::ReadError;
+use crate::{ParquetFile, ReadError};
 
 /// The most bytes of a bad row's text that are kept.
 pub const RAW_BYTES: usize = 64 << 10;
@@ -153,6 +153,11 @@ pub trait Pieces: Send {
 
     /// The columns, where the format tells them before the first piece.
     fn schema(&self) -> Option<SchemaRef> {
+        None
+    }
+
+    /// The file as it is, where it is a Parquet file of its own.
+    fn parquet(&self) -> Option<ParquetFile> {
         None
     }
 

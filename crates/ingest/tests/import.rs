@@ -8,20 +8,20 @@
     reason = "a failed test is a panic"
 )]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use futures::StreamExt;
 use lakegate_env::{FailAction, ManualClock, MemDisk, SeededRandom, arm_failpoint, disarm_failpoints};
-use lakegate_formats::{BadRow, Mark, Piece, Rows};
+use lakegate_formats::{BadRow, BytesInput, Mark, Piece, ReadOptions, Rows};
 use lakegate_ingest::{
     Begun, Client, DuplicateSettings, Gate, GateOptions, GateSettings, Import, ImportError, ImportSummary,
     ImportTarget, OwnColumns, Payloads, Source, StreamDeclaration, Submission, SubmitError, Wire,
 };
 use lakegate_lake::testing::{ClockPause, Fault, FaultyCatalog, MemoryCatalog};
-use lakegate_lake::{AdoptHow, Compression, Footer, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
+use lakegate_lake::{Compression, Lake, LakeOptions, Offload, ScanRequest, Warehouse, Writer};
 use lakegate_log::{Log, LogOptions};
 use lakegate_memtable::Memtables;
 use lakegate_model::{Column, ColumnSource, ColumnType, Contract, StreamKey, StreamName, TableName, TenantId};
@@ -486,22 +486,23 @@ async fn a_parquet_file_that_fits_is_taken_as_it_is_and_once() {
     let mut bytes = Vec::new();
     let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
-    let metadata = writer.close().unwrap();
-    let footer = || Footer { metadata: &metadata, bytes: bytes.len() as u64, constants: HashMap::new() };
-    let import = begin(&process, target("plain")).await.unwrap();
-    let plan = import.adopt_check(footer()).map_err(|obstacle| obstacle.0).unwrap();
-    let copy = AdoptHow::Copy(Box::new(std::io::Cursor::new(bytes.clone())));
-    let summary = import.adopt(plan, copy).await.unwrap();
+    writer.close().unwrap();
+    let input = Arc::new(BytesInput::new("a.parquet", bytes));
+    let file = lakegate_formats::open(input, &ReadOptions::default(), None).unwrap().parquet().unwrap();
+    let mut import = begin(&process, target("plain")).await.unwrap();
+    let counts = import.adopt(&file).await.unwrap().unwrap();
+    assert_eq!((counts.rows, counts.accepted), (10, 10));
+    let summary = import.finish().await.unwrap();
     assert!(summary.adopted);
     assert_eq!((summary.rows, summary.accepted, summary.files), (10, 10, 1));
     assert_eq!(column(&process, "plain", "id").await, ids(0..10));
     assert_eq!(sums(&process, "plain"), (10, 10, 0, 0));
     assert!(matches!(process.gate.begin_import(target("plain")).await, Ok(Begun::Absorbed { rows: 10 })));
-    let keyed = begin(&process, target("keyed")).await.unwrap();
-    let obstacle = keyed.adopt_check(footer()).err().unwrap().0;
+    let mut keyed = begin(&process, target("keyed")).await.unwrap();
+    let obstacle = keyed.adopt(&file).await.unwrap().unwrap_err().0;
     assert!(obstacle.contains("duplicates by [\"id\"]"), "{obstacle}");
     let rewrite = ImportTarget { file: 9, rewrite: true, ..target("plain") };
-    let obstacle = begin(&process, rewrite).await.unwrap().adopt_check(footer()).err().unwrap().0;
+    let obstacle = begin(&process, rewrite).await.unwrap().adopt(&file).await.unwrap().unwrap_err().0;
     assert!(obstacle.contains("as was asked"), "{obstacle}");
 }
 

@@ -10,14 +10,11 @@ use parking_lot::Mutex;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::guard;
+use super::{HEADER_BYTES, guard};
 use crate::{Input, Limits};
 
 /// The part of a chunk that is held when the chunk is not held whole.
 const WINDOW_BYTES: u64 = 1 << 20;
-
-/// What a page's header may take. Statistics can make them long.
-const HEADER_BYTES: u64 = 64 << 10;
 
 /// The most values of one page: a few bytes can stand for any number of them.
 const PAGE_VALUES: i64 = 64 << 20;

@@ -34,6 +34,8 @@ pub(super) struct PageSizes {
     pub(super) values: i64,
     /// The header's own length.
     pub(super) header: u64,
+    /// The checksum of the packed bytes, where there is one.
+    pub(super) crc: Option<u32>,
 }
 
 /// Reads the sizes from a page's header.
@@ -46,6 +48,7 @@ pub(super) fn page_sizes(bytes: &[u8]) -> Result<PageSizes, Wrong> {
             (1, 5) => sizes.kind = walk.number()?,
             (2, 5) => sizes.unpacked = walk.number()?,
             (3, 5) => sizes.packed = walk.number()?,
+            (4, 5) => sizes.crc = i32::try_from(walk.number()?).ok().map(i32::cast_unsigned),
             (5 | 7 | 8, 12) => {
                 let mut inner = 0;
                 while let Some((id, kind)) = walk.field(&mut inner)? {

@@ -6,6 +6,7 @@
 
 mod chunks;
 mod guard;
+mod pages;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +21,15 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 
 use self::chunks::Chunks;
+pub use self::pages::ParquetFile;
 use crate::open::read_error;
 use crate::{Input, Limits, Mark, Piece, Pieces, ReadError, ReadOptions, Rows};
 
 /// The end of a file: the footer's length and `PAR1`.
 const TAIL_BYTES: u64 = 8;
+
+/// What a page's header may take. Statistics can make them long.
+const HEADER_BYTES: u64 = 64 << 10;
 
 /// About how many decoded bytes one piece may hold.
 const PIECE_BYTES: u64 = 32 << 20;
@@ -270,5 +275,10 @@ impl Pieces for ParquetReader {
 
     fn schema(&self) -> Option<SchemaRef> {
         Some(self.schema.clone())
+    }
+
+    fn parquet(&self) -> Option<ParquetFile> {
+        let metadata = self.metadata.metadata().clone();
+        Some(ParquetFile { input: self.input.clone(), metadata, bytes: self.len })
     }
 }

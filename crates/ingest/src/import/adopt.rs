@@ -4,18 +4,50 @@
 //! and the contract must ask for nothing that takes a look at each row. What stands in the way is said in words for
 //! people; then the rows are written anew.
 
-use lakegate_lake::{AdoptHow, AdoptPlan, FileState, Footer, Obstacle, Scalar};
+use std::collections::HashMap;
+use std::io;
+
+use lakegate_formats::ParquetFile;
+use lakegate_lake::{AdoptHow, AdoptPlan, Footer, LakeError, Obstacle, Scalar, WarehouseError};
 use lakegate_model::{ClockPolicy, ColumnSource, ColumnType, Contract, Field, Tally, Transform, Undeclared};
 
-use super::{Import, ImportError, ImportSummary};
+use super::{Import, ImportError, PieceCounts};
 
 impl Import {
-    /// Whether the file can be taken as it is. Constant values that the contract takes from the import, such as the
-    /// event type of a table partitioned by it, are added to those of the footer.
+    /// Takes the file as it is, if it can be: a copy of its bytes is made durable among the table's files, and
+    /// [`Import::finish`] commits it. Constant values that the contract takes from the import, such as the event type of a
+    /// table partitioned by it, become those of the partition. `Err` inside: what stands in the way; then nothing was
+    /// taken, and the file's rows are to be given to [`Import::take`].
     ///
     /// # Errors
-    /// What stands in the way.
-    pub fn adopt_check(&self, mut footer: Footer<'_>) -> Result<AdoptPlan, Obstacle> {
+    /// See [`ImportError`]; nothing of the file was taken.
+    pub async fn adopt(&mut self, file: &ParquetFile) -> Result<Result<PieceCounts, Obstacle>, ImportError> {
+        let plan = match self.adopt_check(file) {
+            Ok(plan) => plan,
+            Err(obstacle) => return Ok(Err(obstacle)),
+        };
+        let rows = plan.rows();
+        let bytes = match file.checked_bytes() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Err(Obstacle(error.to_string()))),
+            Err(error) => return Err(ImportError::Lake(error.to_string())),
+        };
+        let copied = match self.table.adopt_file(plan, AdoptHow::Copy(bytes)).await {
+            Ok(copied) => copied,
+            Err(error) => return refused(error).map(Err),
+        };
+        let bytes = copied.bytes();
+        self.files.take_written(copied);
+        self.tally.add(&Tally { received: rows, accepted: rows, bytes, ..Tally::default() });
+        self.rows = rows;
+        self.summary.adopted = true;
+        let counts = PieceCounts { rows, accepted: rows, bytes, ..PieceCounts::default() };
+        self.summary.add(&counts);
+        Ok(Ok(counts))
+    }
+
+    fn adopt_check(&self, file: &ParquetFile) -> Result<AdoptPlan, Obstacle> {
+        let mut footer = Footer { metadata: &file.metadata, bytes: file.bytes, constants: HashMap::new() };
         if self.target.rewrite {
             return Err(Obstacle("the rows are to be written anew, as was asked".to_owned()));
         }
@@ -46,21 +78,17 @@ impl Import {
         };
         Some(Scalar::Text(text))
     }
+}
 
-    /// Takes the file as it is; it is in the table when this returns.
-    ///
-    /// # Errors
-    /// See [`ImportError`]; nothing of the file is in the table.
-    pub async fn adopt(mut self, plan: AdoptPlan, how: AdoptHow) -> Result<ImportSummary, ImportError> {
-        let rows = plan.rows();
-        let file = self.table.adopt_file(plan, how).await.map_err(|error| ImportError::Lake(error.to_string()))?;
-        let bytes = file.bytes();
-        self.files.take_written(file);
-        self.tally.add(&Tally { received: rows, accepted: rows, bytes, ..Tally::default() });
-        self.rows = rows;
-        (self.summary.rows, self.summary.accepted, self.summary.adopted) = (rows, rows, true);
-        self.commit(FileState::Complete).await?;
-        Ok(self.summary.clone())
+/// Bytes that are not as the footer says stand in the way of a copy; a wrong checksum is damage, whoever reads it.
+fn refused(error: LakeError) -> Result<Obstacle, ImportError> {
+    match &error {
+        LakeError::Warehouse(WarehouseError::Io { source, .. }) => match source.kind() {
+            io::ErrorKind::InvalidInput => Ok(Obstacle(format!("its pages are not as its footer says: {source}"))),
+            io::ErrorKind::InvalidData => Err(ImportError::Rows(source.to_string())),
+            _ => Err(ImportError::Lake(error.to_string())),
+        },
+        _ => Err(ImportError::Lake(error.to_string())),
     }
 }
 

@@ -55,12 +55,24 @@ pub struct JobProblem {
     pub reason: String,
 }
 
+/// How a Parquet file was brought into its table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileChoice {
+    /// The file, escaped.
+    pub file: String,
+    /// Whether it was taken as it is; else its rows were written anew.
+    pub adopted: bool,
+    /// Why.
+    pub reason: String,
+}
+
 /// Figures of a job, or of one file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Counts {
     pub(super) files: u64,
     pub(super) files_unchanged: u64,
+    pub(super) files_adopted: u64,
     pub(super) files_failed: u64,
     pub(super) documents: u64,
     pub(super) skipped: u64,
@@ -73,6 +85,7 @@ pub(super) struct Counts {
 pub(super) struct Figures {
     pub(super) files: AtomicU64,
     pub(super) files_unchanged: AtomicU64,
+    pub(super) files_adopted: AtomicU64,
     pub(super) files_failed: AtomicU64,
     pub(super) files_total: AtomicU64,
     pub(super) documents: AtomicU64,
@@ -87,6 +100,7 @@ impl Figures {
         let pairs = [
             (&self.files, counts.files),
             (&self.files_unchanged, counts.files_unchanged),
+            (&self.files_adopted, counts.files_adopted),
             (&self.files_failed, counts.files_failed),
             (&self.documents, counts.documents),
             (&self.skipped, counts.skipped),
@@ -101,6 +115,7 @@ impl Figures {
     /// Takes back what one file added.
     pub(super) fn take_back(&self, counts: &Counts) {
         let pairs = [
+            (&self.files_adopted, counts.files_adopted),
             (&self.documents, counts.documents),
             (&self.skipped, counts.skipped),
             (&self.duplicates, counts.duplicates),
@@ -116,6 +131,7 @@ impl Figures {
         Counts {
             files: get(&self.files),
             files_unchanged: get(&self.files_unchanged),
+            files_adopted: get(&self.files_adopted),
             files_failed: get(&self.files_failed),
             documents: get(&self.documents),
             skipped: get(&self.skipped),
@@ -144,6 +160,8 @@ pub struct JobView {
     pub files_total: u64,
     /// Files among them that were in their table already.
     pub files_unchanged: u64,
+    /// Parquet files among them that were taken into their table as they are.
+    pub files_adopted: u64,
     /// Files among them that could not be read to their end.
     pub files_failed: u64,
     /// Rows that are in their table now.
@@ -164,6 +182,8 @@ pub struct JobView {
     pub elapsed: f64,
     /// The streams whose tables took rows.
     pub streams: Vec<String>,
+    /// How the first Parquet files were brought into their tables, and why so.
+    pub choices: Vec<FileChoice>,
     /// The first problems.
     pub errors: Vec<JobProblem>,
     /// What files hold besides rows, such as statements that are no data.
@@ -194,6 +214,7 @@ pub(super) struct Job {
 
 #[derive(Default)]
 struct Told {
+    choices: Vec<FileChoice>,
     problems: Vec<JobProblem>,
     streams: Vec<String>,
     passed_over: Vec<String>,
@@ -257,6 +278,13 @@ impl Job {
         }
     }
 
+    pub(super) fn tell_choice(&self, choice: FileChoice) {
+        let mut told = self.told.lock();
+        if told.choices.len() < PROBLEMS_MAX {
+            told.choices.push(choice);
+        }
+    }
+
     pub(super) fn tell_stream(&self, stream: &str) {
         let mut told = self.told.lock();
         if !told.streams.iter().any(|known| known == stream) && told.streams.len() < PROBLEMS_MAX {
@@ -292,6 +320,7 @@ impl Job {
             files: get(&figures.files),
             files_total: get(&figures.files_total),
             files_unchanged: get(&figures.files_unchanged),
+            files_adopted: get(&figures.files_adopted),
             files_failed: get(&figures.files_failed),
             documents,
             skipped: get(&figures.skipped),
@@ -302,6 +331,7 @@ impl Job {
             eta,
             elapsed,
             streams: told.streams.clone(),
+            choices: told.choices.clone(),
             errors: told.problems.clone(),
             passed_over: told.passed_over.clone(),
             created_us: self.created_us,

@@ -14,6 +14,6 @@ mod run;
 mod watch;
 
 pub use imports::{Imports, ImportsOptions, StartError};
-pub use job::{JobKind, JobProblem, JobState, JobView};
+pub use job::{FileChoice, JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};
 pub use watch::{StagingOptions, WatchView};

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lakegate_formats::{Format, Mark, Piece, ReadError, ReadOptions, Rows};
+use lakegate_formats::{Format, Mark, ParquetFile, Piece, ReadError, ReadOptions, Rows};
 use lakegate_ingest::{Begun, Import, ImportError, ImportTarget, OwnColumns};
 use lakegate_places::{FileIdentity, Found, Location, Opened, PlaceError, shown};
 
 use super::imports::Inner;
-use super::job::{Counts, Job, JobProblem};
+use super::job::{Counts, FileChoice, Job, JobProblem};
 use super::journal::{Ended, Id128, Line};
 use super::request::{After, stream_for};
 use super::run::Earlier;
@@ -192,7 +192,9 @@ impl One<'_> {
             ..ReadOptions::default()
         };
         let mut pieces = lakegate_formats::open(input.clone(), &options, None)?;
-        let mut first = pieces.next()?;
+        // A Parquet file tells its columns beforehand: none of its rows are read while it may be taken as it is.
+        let parquet = pieces.parquet();
+        let mut first = if parquet.is_some() { None } else { pieces.next()? };
         let has_tables = first.as_ref().is_some_and(|piece| piece.table.is_some());
         if !has_tables && !self.job.request.dry_run {
             // One table: where its import left off, reading goes on.
@@ -200,18 +202,19 @@ impl One<'_> {
                 (None, Some(Rows::Columns(batch))) => Some(batch.schema()),
                 (schema, _) => schema,
             };
-            let way = self.begin(subject, None, columns.map(OwnColumns::Schema))?;
-            if let Way::Open(open) = &way
-                && let Some(mark) = open.import.resume_mark()
-            {
+            let way = ways.entry(None).insert_entry(self.begin(subject, None, columns.map(OwnColumns::Schema))?);
+            let Way::Open(open) = way.into_mut() else { return Ok(()) };
+            if let Some(mark) = open.import.resume_mark() {
                 pieces = lakegate_formats::open(input.clone(), &options, Some(mark))?;
                 first = pieces.next()?;
+            } else if let Some(file) = &parquet
+                && self.adopt(file, subject, &mut open.import)?
+            {
+                return Ok(subject.opened.check_unchanged()?);
             }
-            let is_absorbed = matches!(way, Way::Absorbed);
-            ways.insert(None, way);
-            if is_absorbed {
-                return Ok(());
-            }
+        }
+        if parquet.is_some() && first.is_none() {
+            first = pieces.next()?;
         }
         let mut bytes = 0;
         while let Some(piece) = first.take() {
@@ -230,6 +233,22 @@ impl One<'_> {
             self.job.tell_passed_over(format!("{}: {count} × {}", subject.location.shown(), shown(&what)));
         }
         Ok(())
+    }
+
+    /// Takes a Parquet file into the table as it is, where that can be, and says why or why not.
+    fn adopt(&mut self, file: &ParquetFile, subject: &Subject, import: &mut Import) -> Result<bool, Broken> {
+        let adopted = self.inner.options.handle.block_on(import.adopt(file))?;
+        let reason = match &adopted {
+            Ok(_) => "its footer shows that its rows fit the table".to_owned(),
+            Err(obstacle) => obstacle.0.clone(),
+        };
+        let name = subject.location.shown();
+        tracing::info!(job = %self.job.id, file = %name, adopted = adopted.is_ok(), reason = %shown(&reason), "a Parquet file");
+        self.job.tell_choice(FileChoice { file: name, adopted: adopted.is_ok(), reason });
+        let Ok(counts) = adopted else { return Ok(false) };
+        let (documents, bytes) = (counts.accepted, file.bytes);
+        self.count(Counts { files_adopted: 1, documents, bytes, ..Counts::default() });
+        Ok(true)
     }
 
     fn take(&mut self, piece: Piece, subject: &Subject, ways: &mut Ways) -> Result<(), Broken> {

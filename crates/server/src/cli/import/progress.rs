@@ -70,6 +70,7 @@ impl Progress {
             ("state", text("state")),
             ("files", grouped(number(view, "files"))),
             ("  imported before", grouped(number(view, "files_unchanged"))),
+            ("  taken as is", grouped(number(view, "files_adopted"))),
             ("  not read whole", grouped(number(view, "files_failed"))),
             ("rows", grouped(number(view, "documents"))),
             ("  duplicates", grouped(number(view, "duplicates"))),
@@ -81,6 +82,12 @@ impl Progress {
         ];
         let lines: Vec<String> = rows.iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect();
         print(&lines.concat());
+        for choice in list("choices").iter().take(PROBLEMS_SHOWN) {
+            let part = |name: &str| choice.get(name).and_then(Value::as_str).map(plain).unwrap_or_default();
+            let adopted = choice.get("adopted").and_then(Value::as_bool).unwrap_or_default();
+            let how = if adopted { "taken as it is" } else { "written anew" };
+            note(&format!("{}: {how}: {}", part("file"), part("reason")));
+        }
         let problems = list("errors");
         for problem in problems.iter().take(PROBLEMS_SHOWN) {
             let part = |name: &str| problem.get(name).and_then(Value::as_str).map(plain).unwrap_or_default();
