@@ -158,6 +158,8 @@ pub(crate) struct Inner {
     pub(crate) importing: AtomicUsize,
     /// What became of rows of files, as the tables say.
     pub(crate) imported: Mutex<BTreeMap<StreamKey, Tally>>,
+    /// Rows of other logs that are in memory and not committed.
+    pub(crate) upstream: Mutex<crate::upstream::Pending>,
     /// Event keys of imported rows whose commit may stand or not.
     pub(crate) unsettled: Mutex<Vec<import::Unsettled>>,
     pub(crate) flush_wanted: Notify,
@@ -239,6 +241,7 @@ impl Gate {
             inflight: AtomicUsize::new(0),
             importing: AtomicUsize::new(0),
             imported: Mutex::default(),
+            upstream: Mutex::default(),
             unsettled: Mutex::default(),
             flush_wanted: Notify::new(),
             balance_gate: RwLock::new(()),
@@ -366,10 +369,13 @@ impl Gate {
 }
 
 impl Inner {
-    /// What came through the log, and what files brought.
+    /// What came through the log, and what files and other logs brought.
     pub(crate) fn sums(&self) -> BTreeMap<StreamKey, Tally> {
         let mut sums = self.balance.lock().tallies.clone();
         for (key, tally) in &*self.imported.lock() {
+            sums.entry(key.clone()).or_default().add(tally);
+        }
+        for (key, tally) in self.upstream.lock().values() {
             sums.entry(key.clone()).or_default().add(tally);
         }
         sums

@@ -51,6 +51,7 @@ mod submit;
 mod test_gate;
 mod time;
 mod trim;
+mod upstream;
 mod wire;
 
 pub use api::{
@@ -68,3 +69,7 @@ pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, OwnCol
 pub use letters::{DeadLetter, LetterOutcome};
 pub use remember::DuplicateSettings;
 pub use replay::Replayed;
+pub use upstream::{
+    Upstream, UpstreamCommit, UpstreamError, UpstreamPayload, UpstreamPosition, UpstreamRecord, UpstreamRecords,
+    UpstreamTaken, UpstreamTarget,
+};

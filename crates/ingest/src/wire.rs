@@ -255,6 +255,22 @@ fn entry(bytes: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
     Ok((key, value))
 }
 
+/// An entry of attributes as it lies in a message.
+pub(crate) fn write_entry(key: &str, value: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + value.len() + 8);
+    for (number, text) in [(1, key), (2, value)] {
+        out.push(number << 3 | 2);
+        let mut length = text.len();
+        while length >= 0x80 {
+            out.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
+            length >>= 7;
+        }
+        out.push(u8::try_from(length).unwrap_or_default());
+        out.extend_from_slice(text.as_bytes());
+    }
+    out
+}
+
 fn refusal(field: &str, message: String) -> Refusal {
     Refusal { code: ReasonCode::MalformedPayload, field: Some(field.to_owned()), message }
 }

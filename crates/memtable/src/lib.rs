@@ -17,12 +17,13 @@
     )
 )]
 
+mod guests;
 mod part;
 mod registry;
 mod rows;
 mod table;
 
-pub use part::{Chunk, FrozenPart, MemPart, MemSnapshot};
+pub use part::{Chunk, FrozenPart, Guest, MemPart, MemSnapshot};
 pub use registry::Memtables;
 pub use rows::{ColumnBuilder, RowBuilder, Value, arrow_schema, arrow_type};
 pub use table::{Memtable, MemtableGuard, MemtableStats};

@@ -105,8 +105,25 @@ impl FrozenPart {
             Rows::Memory(chunks) => (chunks.iter().filter_map(|c| c.durable_rows(durable)).collect(), None),
             Rows::File(path) => (Vec::new(), Some(path.clone())),
         };
-        MemPart { first_offset: self.first_offset, next_offset: self.next_offset, batches, spilled, part: None }
+        MemPart {
+            first_offset: self.first_offset,
+            next_offset: self.next_offset,
+            batches,
+            spilled,
+            guest: None,
+            part: None,
+        }
     }
+}
+
+/// When a part of rows from another log than ours is in its table: once the table's counter of this name has come to
+/// the part's number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// The counter's name.
+    pub counter: Arc<str>,
+    /// The part's number.
+    pub number: u64,
 }
 
 /// A part as one query sees it.
@@ -120,6 +137,8 @@ pub struct MemPart {
     pub batches: Vec<RecordBatch>,
     /// An Arrow IPC file that holds the rows instead.
     pub spilled: Option<PathBuf>,
+    /// Of rows that did not come through our log: what tells whether a table has them. Offsets say nothing of these.
+    pub guest: Option<Guest>,
     /// Keeps the file from being removed while the snapshot lives.
     pub(crate) part: Option<Arc<FrozenPart>>,
 }
@@ -141,9 +160,19 @@ impl MemSnapshot {
     }
 
     /// The parts that a table which has absorbed everything below `absorbed_next_offset` lacks. A commit covers whole
-    /// parts, so that no part is ever half absorbed.
+    /// parts, so that no part is ever half absorbed. Parts of guests are all among them: see [`Self::lacking`].
     pub fn after(&self, absorbed_next_offset: u64) -> impl Iterator<Item = &MemPart> {
         self.parts.iter().filter(move |part| part.next_offset > absorbed_next_offset)
+    }
+
+    /// The same, without those parts of guests that a table has whose counters `counter` tells.
+    pub fn lacking<'s>(
+        &'s self,
+        absorbed_next_offset: u64,
+        counter: impl Fn(&str) -> u64 + 's,
+    ) -> impl Iterator<Item = &'s MemPart> {
+        let has = move |guest: &Guest| counter(&guest.counter) >= guest.number;
+        self.after(absorbed_next_offset).filter(move |part| !part.guest.as_ref().is_some_and(&has))
     }
 
     /// How many rows are in memory after that offset; parts in files are not counted.

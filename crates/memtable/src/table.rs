@@ -11,7 +11,8 @@ use arrow::error::ArrowError;
 use lakegate_model::TableName;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::part::{Chunk, FrozenPart, MemPart, MemSnapshot, Run, rows_below};
+use crate::guests::Guests;
+use crate::part::{Chunk, FrozenPart, Guest, MemPart, MemSnapshot, Run, rows_below};
 use crate::rows::RowBuilder;
 
 /// Figures of one memtable.
@@ -46,6 +47,7 @@ struct State {
     schema: SchemaRef,
     active: Active,
     frozen: VecDeque<Arc<FrozenPart>>,
+    guests: Guests,
 }
 
 /// The rows of one table that are not in the lake yet.
@@ -67,7 +69,7 @@ impl Memtable {
         total_bytes: Arc<AtomicUsize>,
         batch_rows: usize,
     ) -> Self {
-        let state = State { schema, active: Active::default(), frozen: VecDeque::new() };
+        let state = State { schema, active: Active::default(), frozen: VecDeque::new(), guests: Guests::default() };
         Self { table, durable, total_bytes, batch_rows, state: Mutex::new(state) }
     }
 
@@ -98,10 +100,12 @@ impl Memtable {
         let active_oldest = (state.active.rows > 0).then_some(state.active.oldest_us);
         let in_memory = |p: &&Arc<FrozenPart>| p.in_memory();
         MemtableStats {
-            records: state.active.rows + state.frozen.iter().map(|p| p.rows).sum::<usize>(),
-            bytes: state.active.bytes + state.frozen.iter().filter(in_memory).map(|p| p.bytes).sum::<usize>(),
+            records: state.active.rows + state.frozen.iter().map(|p| p.rows).sum::<usize>() + state.guests.rows(),
+            bytes: state.active.bytes
+                + state.frozen.iter().filter(in_memory).map(|p| p.bytes).sum::<usize>()
+                + state.guests.bytes(),
             frozen: state.frozen.len(),
-            oldest_us: frozen_oldest.or(active_oldest),
+            oldest_us: frozen_oldest.or(active_oldest).into_iter().chain(state.guests.oldest_us()).min(),
         }
     }
 
@@ -134,8 +138,9 @@ impl Memtable {
         }
         if !batches.is_empty() {
             let (first_offset, next_offset) = (active.first_offset, active.next_offset);
-            snapshot.parts.push(MemPart { first_offset, next_offset, batches, spilled: None, part: None });
+            snapshot.parts.push(MemPart { first_offset, next_offset, batches, spilled: None, guest: None, part: None });
         }
+        snapshot.parts.extend(state.guests.snapshot());
         Ok(snapshot)
     }
 
@@ -158,6 +163,24 @@ impl Memtable {
             }
         }
         dropped
+    }
+
+    /// Adds rows that did not come through our log. They are seen at once, and until a view has the part.
+    pub fn push_guest(&self, guest: &Guest, batch: RecordBatch, now_us: i64) {
+        let bytes = self.state.lock().guests.push(guest, batch, now_us);
+        self.total_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The rows of such a part.
+    #[must_use]
+    pub fn guest_batches(&self, guest: &Guest) -> Vec<RecordBatch> {
+        self.state.lock().guests.batches(guest)
+    }
+
+    /// Drops a part that is in its table or that was given up.
+    pub fn drop_guest(&self, guest: &Guest) {
+        let bytes = self.state.lock().guests.remove(guest);
+        self.total_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Gives up the memory of a frozen part for a file that holds the same rows.

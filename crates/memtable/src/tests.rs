@@ -122,3 +122,31 @@ fn an_empty_active_part_freezes_to_nothing() {
     let (table, _durable, _tables) = memtable();
     assert!(table.lock().freeze(9).unwrap().is_none());
 }
+
+#[test]
+fn rows_of_another_log_are_seen_until_a_view_counts_their_part_and_leave_ours_alone() {
+    let (table, durable, tables) = memtable();
+    push_one(&table, 1, 0);
+    durable.store(1, Ordering::Release);
+    let guest = |number| Guest { counter: "upstream.x".into(), number };
+    table.push_guest(&guest(4), batch(&[10, 11]), 1);
+    table.push_guest(&guest(5), batch(&[12]), 2);
+    table.push_guest(&guest(4), batch(&[13]), 3);
+    let snapshot = table.snapshot().unwrap();
+    let seen = |absorbed, counted: u64| {
+        let parts = snapshot.lacking(absorbed, |name| if name == "upstream.x" { counted } else { 0 });
+        let batches = parts.flat_map(|p| p.batches.clone());
+        batches.flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(0, 3), [1, 10, 11, 13, 12]);
+    assert_eq!(seen(1, 4), [12]);
+    assert_eq!(seen(1, 5), Vec::<i64>::new());
+    assert_eq!(table.stats().records, 5);
+    let taken = tables.bytes();
+    table.drop_guest(&guest(4));
+    assert_eq!(table.guest_batches(&guest(4)).len(), 0);
+    assert_eq!(table.guest_batches(&guest(5)).len(), 1);
+    assert!(tables.bytes() < taken);
+    table.drop_guest(&guest(5));
+    assert_eq!(table.stats().records, 1);
+}

@@ -49,7 +49,8 @@ impl TableSnapshot {
             return Ok(None);
         }
         let absorbed = cold.as_ref().map_or(0, |view| view.absorbed_next_offset(memtables.log_id()));
-        let hot = snapshot.iter().flat_map(|s| s.after(absorbed)).cloned().collect();
+        let counter = |name: &str| cold.as_ref().map_or(0, |view| view.counter(name));
+        let hot = snapshot.iter().flat_map(|s| s.lacking(absorbed, counter)).cloned().collect();
         let lake_schema = cold.as_ref().map(|view| view.schema());
         let schema = columns::merge(lake_schema.as_deref(), snapshot.as_ref().map(|s| s.schema.as_ref()));
         Ok(Some(Self { name: name.clone(), hot, cold, schema }))

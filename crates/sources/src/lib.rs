@@ -16,6 +16,7 @@ pub mod files;
 pub mod grpc;
 mod intake;
 mod json;
+pub mod kafka;
 pub mod rest;
 mod time;
 pub mod websocket;

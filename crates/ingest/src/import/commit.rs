@@ -250,7 +250,8 @@ fn counter_name(log: LogId, key: &StreamKey, what: &str) -> String {
     format!("imported.{log}.{}.{}.{what}", key.tenant, key.stream)
 }
 
-fn counts_of(log: LogId, key: &StreamKey, tally: &Tally) -> BTreeMap<String, u64> {
+/// What a commit adds to the counters of one stream's rows that did not come through the log.
+pub(crate) fn counts_of(log: LogId, key: &StreamKey, tally: &Tally) -> BTreeMap<String, u64> {
     let counts = [
         (RECEIVED, tally.received),
         (ACCEPTED, tally.accepted),

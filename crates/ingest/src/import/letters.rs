@@ -43,9 +43,13 @@ pub(crate) struct Letter {
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
     pub(crate) key: StreamKey,
+    pub(crate) source: Source,
     pub(crate) file: u128,
     /// The file's name, for people.
-    pub(crate) uri: String,
+    pub(crate) place: String,
+    /// What its rows are called, and the number of the first.
+    pub(crate) unit: &'static str,
+    pub(crate) first: u64,
     pub(crate) correlation_id: Option<String>,
 }
 
@@ -97,7 +101,8 @@ fn requests_of(mut letters: &[Letter]) -> Vec<&[Letter]> {
 }
 
 impl Inner {
-    fn append_letters(
+    /// Appends a request of letters; durable when the ticket is.
+    pub(crate) fn append_letters(
         &self,
         sender: &Sender,
         letters: &[Letter],
@@ -113,7 +118,7 @@ impl Inner {
             streams: &self.streams,
             tenant: None,
             principal: None,
-            source: Source::File.name(),
+            source: sender.source.name(),
             received_us,
             id_base: self.next_id_base(),
             payload_bytes_max: usize::MAX,
@@ -133,7 +138,7 @@ impl Inner {
         let tenant = Some(sender.key.tenant.clone());
         let submission = Submission {
             principal: None,
-            source: Source::File,
+            source: sender.source,
             wire: Wire::Payloads(Payloads { tenant, stream, spans, atomic: false, batch_id: batch_id.to_owned() }),
             body: body.clone(),
             correlation_id: sender.correlation_id.clone(),
@@ -186,15 +191,16 @@ fn documents(sender: &Sender, letters: &[Letter], received_us: i64) -> (Bytes, V
     let (mut body, mut spans) = (Vec::new(), Vec::with_capacity(letters.len()));
     for letter in letters {
         let Letter { row, raw, refusal } = letter;
+        let Sender { place, unit, first, .. } = sender;
         let raw = STANDARD.encode(raw.get(..raw.len().min(RAW_BYTES)).unwrap_or_default());
         let document = json!({
             "tenant_id": sender.key.tenant,
             "endpoint_id": sender.key.stream,
             "received_at": received_us,
-            "source": Source::File.name(),
+            "source": sender.source.name(),
             "reason": refusal.code.as_str(),
             "field": refusal.field,
-            "message": format!("{}, row {}: {}", sender.uri, row + 1, refusal.message),
+            "message": format!("{place}, {unit} {}: {}", row + first, refusal.message),
             "payload": raw,
             "record": raw,
             "attempts": 1,

@@ -18,7 +18,7 @@ mod commit;
 mod conform;
 mod documents;
 mod keys;
-mod letters;
+pub(crate) mod letters;
 mod own_columns;
 mod write;
 
@@ -38,8 +38,9 @@ pub use api::{Begun, ImportError, ImportSummary, ImportTarget, PieceCounts};
 pub(crate) use claim_files::settle_claims;
 
 use self::claims::Claimed;
-pub(crate) use self::commit::Unsettled;
+pub(crate) use self::commit::{Unsettled, counts_of};
 use self::conform::json::{JsonOptions, row_text};
+pub(crate) use self::conform::row_id;
 use self::conform::{Conformed, Conformer, RowContext};
 use self::letters::{Letter, Sender};
 pub use self::own_columns::OwnColumns;
@@ -276,7 +277,10 @@ impl Import {
         Sender {
             key: self.stream.key.clone(),
             file,
-            uri: self.target.uri.clone(),
+            source: crate::api::Source::File,
+            place: self.target.uri.clone(),
+            unit: "row",
+            first: 1,
             correlation_id: self.target.correlation_id.clone(),
         }
     }

@@ -186,6 +186,16 @@ impl LakeTable {
         Ok(self.ledger_of(&view).await?.get(id).map(|e| e.mark.clone()))
     }
 
+    /// The same for many at once, in their order.
+    ///
+    /// # Errors
+    /// The catalog or the ledger cannot be read.
+    pub async fn absorbed_files(&self, ids: &[u128]) -> Result<Vec<Option<FileMark>>, LakeError> {
+        let view = self.refresh().await?;
+        let ledger = self.ledger_of(&view).await?;
+        Ok(ids.iter().map(|id| ledger.get(*id).map(|e| e.mark.clone())).collect())
+    }
+
     /// All marks of a state.
     pub(crate) async fn ledger_of(&self, view: &TableView) -> Result<Ledger, LakeError> {
         let properties = view.properties();

@@ -72,6 +72,10 @@ impl LakeView for CommittedView {
         self.view.absorbed_next_offset(log)
     }
 
+    fn counter(&self, name: &str) -> u64 {
+        self.view.counter(name)
+    }
+
     fn total_records(&self) -> u64 {
         self.total("total-records").unwrap_or(0)
     }

@@ -43,6 +43,9 @@ pub trait LakeView: Debug + Send + Sync {
     /// Every row of that log below this offset is in this view.
     fn absorbed_next_offset(&self, log: LogId) -> u64;
 
+    /// What a counter of the table has come to; 0 where it was never counted.
+    fn counter(&self, name: &str) -> u64;
+
     /// How many rows the view has by its own count.
     fn total_records(&self) -> u64;
 

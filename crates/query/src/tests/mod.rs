@@ -98,6 +98,10 @@ impl LakeView for Committed {
         self.absorbed
     }
 
+    fn counter(&self, _: &str) -> u64 {
+        0
+    }
+
     fn total_records(&self) -> u64 {
         self.batches.iter().map(|b| b.num_rows() as u64).sum()
     }

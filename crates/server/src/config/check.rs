@@ -17,6 +17,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_periods(settings, &mut problems);
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
+    super::kafka::check(&settings.kafka, &mut problems);
     check_browsers(settings, &mut problems);
     check_later(settings, &mut problems);
     for (name, stream) in &settings.streams {
@@ -217,11 +218,8 @@ fn uri_problem(uri: &str) -> Option<&'static str> {
 
 /// Sections that have names but nothing behind them in this version: used, they are refused rather than ignored.
 fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
-    let later = [
-        ("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is"),
-        ("sinks", settings.sinks.0.is_empty(), "sinks are"),
-        ("routes", settings.routes.0.is_empty(), "routes are"),
-    ];
+    let later =
+        [("sinks", settings.sinks.0.is_empty(), "sinks are"), ("routes", settings.routes.0.is_empty(), "routes are")];
     for (path, unused, subject) in later {
         if !unused {
             problems.push(Problem::new(path, format!("{subject} not in this version; remove the setting")));

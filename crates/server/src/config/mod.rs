@@ -6,6 +6,7 @@
 mod auth;
 mod check;
 mod imports;
+mod kafka;
 mod layers;
 mod limits;
 mod network;
@@ -33,6 +34,7 @@ use serde_json::Value;
 
 pub(crate) use auth::{Auth, AuthMode, Certificate, ClientCertificates, JwtAlgorithm, Rate};
 pub(crate) use check::is_loopback;
+pub(crate) use kafka::{KafkaFormat, KafkaLost, KafkaSource as KafkaSourceSettings, KafkaStart};
 pub(crate) use network::Network;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use schema::{schema, schema_text, sorted};
@@ -125,9 +127,8 @@ impl Config {
         if let Some((name, text)) = &inputs.file {
             layers.add_file(name, text);
         }
-        let kafka_variables =
-            ["KAFKA_BROKERS", "KAFKA_TOPIC"].iter().all(|n| inputs.environment.iter().any(|(k, _)| k == n));
-        layers.add_environment(inputs.environment.into_iter(), &schema);
+        layers.add_environment(inputs.environment.iter().cloned(), &schema);
+        let unused_variables = kafka::add_environment(&mut layers, &inputs.environment);
         for (flag, path, value) in inputs.flags.values() {
             layers.set(&path.map(str::to_owned), value, &Origin::Flag(flag));
         }
@@ -152,10 +153,7 @@ impl Config {
         match settings {
             Some(settings) if problems.is_empty() => {
                 let mut warnings = check::warnings(&settings);
-                if kafka_variables {
-                    warnings
-                        .push("KAFKA_BROKERS and KAFKA_TOPIC are set, but this version has no Kafka source".to_owned());
-                }
+                warnings.extend(unused_variables);
                 Ok(Self { streams: streams_of(&settings), warnings, origins: layers.origins, settings })
             }
             _ => {

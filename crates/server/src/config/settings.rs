@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, TlsSettings};
 use super::imports::Imports;
+use super::kafka::Kafka;
 use super::limits::Limits;
 use super::secret::{Secret, SecretSection};
 use super::stream::StreamSettings;
@@ -312,21 +313,6 @@ impl Default for Catalog {
             token: Secret::default(),
             warehouse: String::new(),
         }
-    }
-}
-
-/// Kafka topics to read. The Kafka source is not in this version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Kafka {
-    /// One entry for each topic.
-    #[schemars(schema_with = "SecretSection::list_schema")]
-    pub(crate) sources: SecretSection,
-}
-
-impl Default for Kafka {
-    fn default() -> Self {
-        Self { sources: SecretSection::list() }
     }
 }
 

@@ -209,7 +209,6 @@ fn settings_that_do_not_go_together_are_refused() {
         (r#"{ "ingestion": { "batch_size": 100, "batch_size_max": 10 } }"#, "batch_size_max"),
         (r#"{ "ingestion": { "flush_interval": "0s" } }"#, "at least 10ms"),
         (r#"{ "storage": { "warehouse": "s3://bucket/x" } }"#, "not in this version"),
-        (r#"{ "kafka": { "sources": [{}] } }"#, "not in this version"),
         (r#"{ "imports": { "roots": ["srv"] } }"#, "whole path"),
         (r#"{ "auth": { "jwt": { "jwks_url": "http://keys.example/x", "issuers": ["i"] } } }"#, "https://host/path"),
         (

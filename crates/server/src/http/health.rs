@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lakegate_ingest::{ComponentHealth, HealthState};
+use lakegate_sources::kafka::SourceState;
 use serde_json::{Map, Value, json};
 
 use super::App;
@@ -57,11 +58,25 @@ fn components(app: &App) -> Vec<(ComponentHealth, f64)> {
             message: "storage.wal_enabled is false: what is acknowledged and not yet committed is lost when this process dies".into(),
         });
     }
+    found.extend(kafka_health(app));
     let mut timed: Vec<_> = found.into_iter().map(|component| (component, gate_ms)).collect();
     let started = Instant::now();
     let disk = disk_health(app);
     timed.push((disk, started.elapsed().as_secs_f64() * 1e3));
     timed
+}
+
+/// How the Kafka sources are; none where there are none.
+fn kafka_health(app: &App) -> Option<ComponentHealth> {
+    let sources = app.kafka.status();
+    let trouble = sources.iter().filter_map(|source| match &source.state {
+        SourceState::Connecting | SourceState::Running => None,
+        SourceState::Waiting(why) => Some(format!("{} waits: {why}", source.name)),
+        SourceState::Stopped(why) => Some(format!("{} has stopped: {why}", source.name)),
+    });
+    let trouble: Vec<String> = trouble.collect();
+    let state = if trouble.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
+    (!sources.is_empty()).then(|| ComponentHealth { name: "kafka", state, message: trouble.join("; ") })
 }
 
 fn disk_health(app: &App) -> ComponentHealth {

@@ -38,6 +38,7 @@ use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
 use lakegate_sources::files::Imports;
+use lakegate_sources::kafka::KafkaSources;
 use lakegate_sources::rest::Rest;
 use lakegate_sources::websocket::Sockets;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -74,6 +75,7 @@ pub(crate) struct App {
     pub(crate) access: Access,
     pub(crate) gate: Gate,
     pub(crate) imports: Imports,
+    pub(crate) kafka: KafkaSources,
     pub(crate) log: Log,
     pub(crate) lake: Lake,
     pub(crate) engine: lakegate_query::QueryEngine,

@@ -9,6 +9,7 @@ mod access;
 mod direct;
 mod folder;
 pub(crate) mod imports;
+mod kafka;
 mod open;
 mod queries;
 mod run;

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::open::{Opened, open};
-use super::{ServeError, access, imports, queries, upkeep};
+use super::{ServeError, access, imports, kafka, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
@@ -97,9 +97,11 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
     let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
     let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
+    let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
     let app = Arc::new(App {
         access,
         imports,
+        kafka,
         clock,
         gate: gate.clone(),
         log: log.clone(),
@@ -292,6 +294,9 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     // Files that are being read go on after the next start, from the piece that they are at.
     if tokio::time::timeout(within / 4, app.imports.stop()).await.is_err() {
         tracing::warn!("imports were cut off at a quarter of limits.drain_timeout");
+    }
+    if tokio::time::timeout(within / 4, app.kafka.stop()).await.is_err() {
+        tracing::warn!("Kafka sources were cut off; what they did not commit is read again after the next start");
     }
     app.gate.close("the server is ending");
     match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {
