@@ -60,6 +60,25 @@ pub enum Wire {
     ProtoBatch,
     /// Payloads of one stream, each in its own stretch of the bytes.
     Payloads(Payloads),
+    /// Rows of one stream in columns: an Arrow IPC stream, its schema first.
+    Arrow(ArrowRows),
+}
+
+/// Rows in columns: what the schema calls a column is a column of the stream's contract, or what one is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArrowRows {
+    /// The tenant that the request names, used while authentication is off; none: `default`.
+    pub tenant: Option<TenantId>,
+    /// The stream of all of them.
+    pub stream: StreamName,
+    /// Whether a row that is refused refuses all.
+    pub atomic: bool,
+    /// The request's own id; sending the same one again changes nothing. Empty: none.
+    pub batch_id: String,
+    /// The schema has the names of the contract's columns, not of what these are read from.
+    pub by_name: bool,
+    /// A stream that nobody declared, and that nothing was sent to, gets the columns of these rows.
+    pub declares: bool,
 }
 
 /// Payloads without envelopes: what a record is about, its stream's contract finds inside it.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use lakegate_access::{Action, Principal};
 use lakegate_lake::Lake;
 use lakegate_memtable::{RowBuilder, Value};
@@ -52,6 +53,8 @@ pub(crate) struct Group<'a> {
     pub(crate) stream: Arc<Stream>,
     pub(crate) few: Vec<Vec<Value<'a>>>,
     pub(crate) many: Option<RowBuilder>,
+    /// Rows that came in columns; then there are no others.
+    pub(crate) columns: Option<RecordBatch>,
     /// One for each row, where the stream has an event key.
     pub(crate) keys: Vec<RowKey>,
     pub(crate) tally: Tally,
@@ -342,7 +345,7 @@ impl PartialEq for Route<'_> {
 
 impl<'a> Route<'a> {
     /// Where the record names nothing, or cannot be read, the request's own names hold.
-    fn of(request: &BatchRequest<'a>, record: Option<&WireRecord<'a>>) -> Self {
+    pub(crate) fn of(request: &BatchRequest<'a>, record: Option<&WireRecord<'a>>) -> Self {
         let pick = |own: Option<&'a [u8]>, default: &'a [u8]| own.filter(|name| !name.is_empty()).unwrap_or(default);
         Self {
             tenant: pick(record.map(|r| r.tenant_id), request.tenant_id),
@@ -350,7 +353,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn resolve(&self, rules: &Rules<'_>, index: usize) -> Result<Result<Arc<Stream>, Refusal>, NotAllowed> {
+    pub(crate) fn resolve(&self, rules: &Rules<'_>, index: usize) -> Result<Result<Arc<Stream>, Refusal>, NotAllowed> {
         let tenant = match rules.tenant {
             Some(own) if self.tenant.is_empty() || self.tenant == own.as_str().as_bytes() => own.as_str(),
             Some(_) => return Err(NotAllowed::Tenant { index }),
@@ -373,7 +376,7 @@ impl<'a> Route<'a> {
     }
 
     /// The stream's key, where the names are valid.
-    fn key(&self, rules: &Rules<'_>) -> Option<StreamKey> {
+    pub(crate) fn key(&self, rules: &Rules<'_>) -> Option<StreamKey> {
         let tenant = match rules.tenant {
             Some(own) => own.clone(),
             None if self.tenant.is_empty() => TenantId::new(DEFAULT_TENANT).ok()?,

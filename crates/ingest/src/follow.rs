@@ -14,10 +14,10 @@ use lakegate_model::{Contract, StreamKey, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::batch::{Wanted, shape_again};
+use crate::batch::Wanted;
 use crate::frame::{FrameBody, FrameHeader};
 use crate::gate::{Gate, Inner};
-use crate::replay::{Frame, decisions, rules_of};
+use crate::replay::Frame;
 
 /// So many frames are passed over before others get a turn on the thread.
 const FRAMES_A_TURN: usize = 256;
@@ -235,6 +235,9 @@ fn deliver(
     let mut streams = Wanted::new();
     for touched in header.streams.iter().filter(|touched| touched.fingerprint != 0 && wanted(&touched.key)) {
         let shaper = inner.contracts.find(touched.fingerprint).map_err(|error| error.to_string())?;
+        if inner.dropped.has(&touched.key, &shaper.contract, frame.next_offset()) {
+            continue;
+        }
         let stream = inner.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
         streams.entry(touched.key.clone()).or_default().push(stream.map_err(|refusal| refusal.message)?);
     }
@@ -243,8 +246,7 @@ fn deliver(
     }
     let (first_offset, next_offset) = (frame.first_offset, frame.next_offset());
     let frame = Frame { first_offset, next_offset, header, body };
-    let request = frame.request().map_err(|error| error.to_string())?;
-    let mut shaped = shape_again(&request, &rules_of(inner, &frame.header), &streams, &decisions(&frame.header))?;
+    let mut shaped = frame.shape_again(inner, &streams)?;
     let mut found = Vec::with_capacity(shaped.groups.len());
     for group in &mut shaped.groups {
         let rows = group.take_rows().map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
 //! What the gate writes into the log: its own short header, then the request's bytes as they came.
 //!
 //! ```text
-//! u8   version (3; earlier ones have no part marked "since" a later one)
-//! u8   wire     0 tally only, 1 storage.IngestBatchRequest, 2 payloads of one stream (since 2)
+//! u8   version (4; earlier ones have no part marked "since" a later one)
+//! u8   wire     0 tally only, 1 storage.IngestBatchRequest, 2 payloads of one stream (since 2), 3 an Arrow IPC stream (since 4)
 //! u8   source
 //! u8   1: accepted while the shared window could not be asked; else 0
 //! i64  received_us        microseconds since 1970
@@ -19,6 +19,7 @@
 //! with a batch key alone: u64 whose it is, u64 content, var n, n bytes of the answer     since 3 (see `requests.rs`)
 //! wire 2 alone: text tenant (of the request; empty: `default`), text stream,
 //!      var n, n × { var gap, var length }           where each payload lies in the body: so far behind the one before
+//! wire 3 alone: text tenant (of the request; empty: `default`), text stream, u8 1: the schema has the contract's own names
 //! …    the body
 //! ```
 //! Integers are little-endian; `var` is a Protocol Buffers varint; `text` is a `var` length and UTF-8.
@@ -33,7 +34,7 @@ use crate::bytes::{Malformed, Reader, put_text, put_var};
 use crate::duplicates::CONTENT_BITS;
 use crate::requests::Answered;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// The version before requests had their answer, and event keys a content.
 const VERSION_BARE_KEYS: u8 = 2;
 /// The version before there were clients and payloads.
@@ -44,6 +45,8 @@ const WIRE_TALLY: u8 = 0;
 const WIRE_PROTO_BATCH: u8 = 1;
 /// A frame whose body holds payloads.
 const WIRE_PAYLOADS: u8 = 2;
+/// A frame whose body is an Arrow IPC stream.
+const WIRE_ARROW: u8 = 3;
 
 /// What a frame's body is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub(crate) enum FrameBody {
     ProtoBatch,
     /// Payloads of one stream.
     Payloads { tenant: Option<TenantId>, stream: StreamName, spans: Vec<Range<u32>> },
+    /// Rows of one stream as an Arrow IPC stream.
+    Arrow { tenant: Option<TenantId>, stream: StreamName, by_name: bool },
 }
 
 /// One stream that a frame touches.
@@ -133,6 +138,7 @@ impl FrameHeader {
             FrameBody::None => WIRE_TALLY,
             FrameBody::ProtoBatch => WIRE_PROTO_BATCH,
             FrameBody::Payloads { .. } => WIRE_PAYLOADS,
+            FrameBody::Arrow { .. } => WIRE_ARROW,
         };
         out.extend_from_slice(&[VERSION, wire, self.source, u8::from(self.unchecked)]);
         out.extend_from_slice(&self.received_us.to_le_bytes());
@@ -166,6 +172,11 @@ impl FrameHeader {
             put_text(&mut out, tenant.as_ref().map_or("", TenantId::as_str));
             put_text(&mut out, stream.as_str());
             put_spans(&mut out, spans);
+        }
+        if let FrameBody::Arrow { tenant, stream, by_name } = &self.body {
+            put_text(&mut out, tenant.as_ref().map_or("", TenantId::as_str));
+            put_text(&mut out, stream.as_str());
+            out.push(u8::from(*by_name));
         }
         out.into()
     }
@@ -251,6 +262,12 @@ impl Reader<'_> {
                 let spans = (0..self.count()?).map(|_| self.span(&mut end)).collect::<Result<_, _>>()?;
                 Ok(FrameBody::Payloads { tenant, stream, spans })
             }
+            WIRE_ARROW => {
+                let tenant = self.tenant()?;
+                let stream = StreamName::new(self.text()?).map_err(|_| FrameError::Malformed("stream"))?;
+                let [by_name] = self.array()?;
+                Ok(FrameBody::Arrow { tenant, stream, by_name: by_name != 0 })
+            }
             _ => Err(FrameError::Malformed("an unknown kind of body")),
         }
     }
@@ -333,7 +350,9 @@ mod tests {
     #[test]
     fn a_frame_reads_back_as_it_was_written() {
         assert_eq!(FrameHeader::decode(&frame()).unwrap(), (header(), Bytes::from_static(b"body")));
-        for body in [FrameBody::None, FrameBody::ProtoBatch] {
+        let stream = StreamName::new("orders").unwrap();
+        let arrow = FrameBody::Arrow { tenant: None, stream, by_name: true };
+        for body in [FrameBody::None, FrameBody::ProtoBatch, arrow] {
             let header = FrameHeader { body, ..header() };
             let frame = [header.encode().as_ref(), b"body"].concat().into();
             assert_eq!(FrameHeader::decode(&frame).unwrap(), (header, Bytes::from_static(b"body")));

@@ -30,6 +30,7 @@ use crate::replay::Replayed;
 use crate::requests::Requests;
 use crate::spill::Spills;
 use crate::streams::{Beside, Streams};
+use crate::tables::Dropped;
 
 /// How often the gate looks whether a table is due.
 const TICK: Duration = Duration::from_millis(50);
@@ -174,6 +175,8 @@ pub(crate) struct Inner {
     /// Whether the log may hold event keys or requests' own ids.
     pub(crate) has_keys: AtomicBool,
     pub(crate) holds: Holds,
+    /// Tables that were dropped, and with them what the log holds for them.
+    pub(crate) dropped: Dropped,
     closed: Mutex<Option<String>>,
     is_closed: AtomicBool,
     id_base: Mutex<u128>,
@@ -226,6 +229,8 @@ impl Gate {
         let balance =
             Balance::load(&*disk, &settings.data_dir.join("balance.json"), log.id()).map_err(GateOpenError::Balance)?;
         let id_base = Mutex::new(random.next_u128());
+        let dropped = Dropped::open(disk.clone(), settings.data_dir.join("dropped_tables.json"));
+        let dropped = dropped.map_err(GateOpenError::Contract)?;
         let inner = Inner {
             settings,
             log,
@@ -252,6 +257,7 @@ impl Gate {
             answers,
             has_keys: AtomicBool::new(false),
             holds: Holds::default(),
+            dropped,
             closed: Mutex::default(),
             is_closed: AtomicBool::new(false),
             id_base,

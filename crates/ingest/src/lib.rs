@@ -21,6 +21,7 @@ mod api;
 mod balance;
 mod batch;
 mod bytes;
+mod columns;
 #[cfg(test)]
 mod contract_tests;
 mod contracts;
@@ -47,6 +48,7 @@ mod spill;
 mod status;
 mod streams;
 mod submit;
+mod tables;
 #[cfg(test)]
 mod test_gate;
 mod time;
@@ -55,7 +57,7 @@ mod upstream;
 mod wire;
 
 pub use api::{
-    Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus, Submission,
+    ArrowRows, Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus, Submission,
     SubmissionOutcome, SubmitError, Wire,
 };
 pub use balance::BalanceError;
@@ -69,6 +71,7 @@ pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, OwnCol
 pub use letters::{DeadLetter, LetterOutcome};
 pub use remember::DuplicateSettings;
 pub use replay::Replayed;
+pub use tables::TableError;
 pub use upstream::{
     Upstream, UpstreamCommit, UpstreamError, UpstreamPayload, UpstreamPosition, UpstreamRecord, UpstreamRecords,
     UpstreamTaken, UpstreamTarget,

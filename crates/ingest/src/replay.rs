@@ -10,9 +10,11 @@ use bytes::Bytes;
 use lakegate_model::{ReasonCode, Refusal};
 
 use crate::api::Source;
+use crate::columns::{Columns, shape_columns_again};
 use crate::batch::{Rules, Shaped, Wanted, shape_again};
 use crate::frame::{ExceptionKind, FrameBody, FrameHeader};
 use crate::gate::{GateOpenError, Inner};
+use crate::import::conform::Names;
 use crate::rows::{Span, tables_of};
 use crate::streams::Stream;
 use crate::wire::{BatchRequest, WireError};
@@ -79,6 +81,9 @@ impl Inner {
                 continue;
             }
             let shaper = self.contracts.find(touched.fingerprint).map_err(GateOpenError::Contract)?;
+            if self.dropped.has(&touched.key, &shaper.contract, frame.next_offset) {
+                continue;
+            }
             let stream = self.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
             let stream = stream.map_err(|refusal| GateOpenError::Stream(refusal.message))?;
             let table = &stream.unit.table;
@@ -93,10 +98,7 @@ impl Inner {
             return Ok(0);
         }
         let malformed = |reason: String| GateOpenError::Body { offset: frame.first_offset, reason };
-        let request = frame.request().map_err(|error| malformed(error.to_string()))?;
-        let rules = rules_of(self, &frame.header);
-        let decided = decisions(&frame.header);
-        let shaped = shape_again(&request, &rules, &streams, &decided).map_err(malformed)?;
+        let shaped = frame.shape_again(self, &streams).map_err(malformed)?;
         self.put_back(shaped, frame).map_err(malformed)
     }
 
@@ -158,13 +160,30 @@ pub(crate) fn decisions(header: &FrameHeader) -> HashMap<u32, (ExceptionKind, Re
 }
 
 impl Frame {
-    pub(crate) fn request(&self) -> Result<BatchRequest<'_>, WireError> {
+    /// Its records for the streams in `wanted`, as they were decided.
+    ///
+    /// # Errors
+    /// The log and the contracts beside it do not fit.
+    pub(crate) fn shape_again(&self, inner: &Inner, wanted: &Wanted) -> Result<Shaped<'_>, String> {
+        let (rules, decided) = (rules_of(inner, &self.header), decisions(&self.header));
+        if let FrameBody::Arrow { tenant, stream, by_name } = &self.header.body {
+            // It was within its bounds when it came.
+            let columns = Columns::read(&self.body, usize::MAX).map_err(|error| error.to_string())?;
+            let request = BatchRequest::of_columns(&self.body, tenant.as_ref(), stream);
+            let names = if *by_name { Names::Own } else { Names::Payload };
+            return shape_columns_again(&request, &columns, names, &rules, wanted, &decided);
+        }
+        let request = self.request().map_err(|error| error.to_string())?;
+        shape_again(&request, &rules, wanted, &decided)
+    }
+
+    fn request(&self) -> Result<BatchRequest<'_>, WireError> {
         match &self.header.body {
             FrameBody::Payloads { tenant, stream, spans } => {
                 let tenant = tenant.as_ref().map_or("", lakegate_model::TenantId::as_str);
                 BatchRequest::of_payloads(&self.body, spans, tenant, stream.as_str())
             }
-            FrameBody::None | FrameBody::ProtoBatch => BatchRequest::read(&self.body),
+            FrameBody::None | FrameBody::ProtoBatch | FrameBody::Arrow { .. } => BatchRequest::read(&self.body),
         }
     }
 }

@@ -38,6 +38,7 @@ impl<'a> Group<'a> {
             rows.finish()
         };
         let many = self.many.take().filter(|rows| rows.rows() > 0).map(finish).transpose()?;
+        let many = many.or_else(|| self.columns.take());
         Ok(ReadyRows {
             stream: self.stream.clone(),
             few: std::mem::take(&mut self.few),

@@ -54,6 +54,7 @@ impl<'a> Shaped<'a> {
             stream: stream.clone(),
             few: Vec::new(),
             many: None,
+            columns: None,
             keys: Vec::new(),
             tally: Tally::default(),
             notes: RequestNotes::default(),

@@ -159,8 +159,8 @@ impl Streams {
 
     /// The contract that new records of a stream are read by.
     fn current(&self, key: &StreamKey) -> Option<Shaped> {
-        let undeclared = || self.undeclared.as_ref().and_then(|shaped| self.own.get(key).or(Some(shaped.clone())));
-        self.declared.get(&key.stream).cloned().or_else(undeclared)
+        let declared = self.declared.get(&key.stream).cloned();
+        declared.or_else(|| self.own.get(key)).or_else(|| self.undeclared.clone())
     }
 
     /// Whether a stream's first file may give it its columns: nobody declared it, and nothing was ever sent to it here.
@@ -169,6 +169,46 @@ impl Streams {
         let declared = reserved || self.declared.contains_key(&key.stream) || self.undeclared.is_none();
         let known = || self.known.read().contains_key(&KeyText(key.tenant.as_str(), key.stream.as_str(), ""));
         !declared && self.own.get(key).is_none() && !known()
+    }
+
+    /// Whether a stream may get a contract of its own: no other of that name is there.
+    pub(crate) fn may_be_made(&self, key: &StreamKey) -> bool {
+        let reserved = [DEAD_LETTERS, DEAD_LETTER_MARKS, UNROUTABLE].contains(&key.stream.as_str());
+        !reserved && !self.is_declared(&key.stream) && self.own.get(key).is_none() && !self.is_known(key)
+    }
+
+    /// Whether the configuration declares it.
+    pub(crate) fn is_declared(&self, stream: &StreamName) -> bool {
+        self.declared.contains_key(stream)
+    }
+
+    /// Whether records may make streams that nobody declared.
+    pub(crate) fn takes_undeclared(&self) -> bool {
+        self.undeclared.is_some()
+    }
+
+    /// Whether anything was sent to it.
+    pub(crate) fn is_known(&self, key: &StreamKey) -> bool {
+        self.known.read().contains_key(&KeyText(key.tenant.as_str(), key.stream.as_str(), ""))
+    }
+
+    /// The tenant's stream whose contract is as asked, of those that have one of their own.
+    pub(crate) fn find(
+        &self,
+        tenant: &TenantId,
+        is_it: impl Fn(&StreamKey, &Contract) -> bool,
+    ) -> Option<StreamKey> {
+        let declared = self.declared.iter().find_map(|(stream, (_, shaper))| {
+            let key = StreamKey { tenant: tenant.clone(), stream: stream.clone() };
+            is_it(&key, &shaper.contract).then_some(key)
+        });
+        declared.or_else(|| self.own.find(tenant, is_it))
+    }
+
+    /// Takes a stream and its table out. New records of that name make another.
+    pub(crate) fn remove(&self, key: &StreamKey, table: &TableName) -> Option<Arc<TableUnit>> {
+        self.known.write().retain(|PartKey(known, _), _| known != key);
+        self.units.lock().remove(table)
     }
 
     fn check_room(&self) -> Result<(), Refusal> {

@@ -3,22 +3,28 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lakegate_access::OverQuota;
+use lakegate_access::{Action, OverQuota};
 use lakegate_log::{AppendError, Ticket};
-use lakegate_model::ReasonCode;
+use lakegate_model::{ReasonCode, StreamKey, TenantId};
 
-use crate::api::{Submission, SubmissionOutcome, SubmitError, Wire};
+use crate::api::{ArrowRows, Submission, SubmissionOutcome, SubmitError, Wire};
 use crate::batch::{NotAllowed, Rules, Shaped, shape_batch};
+use crate::columns::{Columns, ColumnsRefused, shape_columns};
 use crate::duplicates::Claim;
 use crate::frame::{Exception, FrameBody, FrameHeader, FrameStream};
 use crate::gate::{Gate, Inner};
+use crate::import::conform::Names;
+use crate::import::{ImportError, OwnColumns};
 use crate::once::{OwnId, answer_again, claim_rows, give_up_rows, outcome_of, take_out_all};
 use crate::requests::{Answered, Kept, encode_answer};
 use crate::rows::{ReadyRows, Span, tables_of};
+use crate::streams::DEFAULT_TENANT;
 use crate::wire::BatchRequest;
 
 /// The most bytes of a request's own id.
 const MAX_BATCH_ID_BYTES: usize = 1024;
+/// The columns of one request may unpack to this share of the memory budget.
+const COLUMNS_SHARE: usize = 4;
 
 /// Bytes of requests under way; given back when the request ends, however it ends.
 pub(crate) struct Permit<'g> {
@@ -54,20 +60,27 @@ impl Inner {
         let _permit = self.admit(submission.body.len())?;
         let body = submission.body.clone();
         let request = read_request(&submission.wire, &body)?;
-        let limit = self.settings.batch_size_max;
-        if request.records.len() > limit {
-            return Err(SubmitError::BatchTooLarge { limit, found: request.records.len() });
+        let columns = self.read_columns(submission).await?;
+        let (limit, found) = (self.settings.batch_size_max, columns.as_ref().map_or(request.records.len(), |c| c.0.rows()));
+        if found > limit {
+            return Err(SubmitError::BatchTooLarge { limit, found });
         }
         let batch_id = read_batch_id(&request)?;
         let _admitted = match (self.quotas.get(), submission.principal.as_deref()) {
             (Some(quotas), Some(principal)) => {
-                let (records, bytes) = (request.records.len() as u64, submission.body.len() as u64);
+                let (records, bytes) = (found as u64, submission.body.len() as u64);
                 Some(quotas.admit(principal, records, bytes).await.map_err(over_quota)?)
             }
             _ => None,
         };
         let rules = self.rules(submission, request.atomic);
-        let mut shaped = shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, submission))?;
+        let mut shaped = match &columns {
+            Some((columns, names)) => shape_columns(&request, columns, *names, &rules)
+                .await
+                .map_err(|refused| columns_refused(refused, submission))?,
+            None => shape_batch(&request, &rules).await.map_err(|refused| not_allowed(refused, submission))?,
+        };
+        drop(columns);
         let asked = Asked { submission, request: &request, rules: &rules, batch_id };
         if request.atomic && !shaped.errors.is_empty() {
             return Err(self.refuse_all(&asked, &mut shaped));
@@ -132,6 +145,19 @@ fn read_request<'a>(wire: &'a Wire, body: &'a [u8]) -> Result<BatchRequest<'a>, 
             let request = request.map_err(|error| invalid(ReasonCode::MalformedPayload, "", error.to_string()))?;
             Ok(BatchRequest { atomic: payloads.atomic, batch_id: payloads.batch_id.as_bytes(), ..request })
         }
+        Wire::Arrow(rows) => {
+            let (atomic, batch_id) = (rows.atomic, rows.batch_id.as_bytes());
+            Ok(BatchRequest { atomic, batch_id, ..BatchRequest::of_columns(body, rows.tenant.as_ref(), &rows.stream) })
+        }
+    }
+}
+
+fn columns_refused(refused: ColumnsRefused, submission: &Submission) -> SubmitError {
+    match refused {
+        ColumnsRefused::NotAllowed(refused) => not_allowed(refused, submission),
+        ColumnsRefused::Refusal(refusal) => {
+            invalid(refusal.code, refusal.field.as_deref().unwrap_or_default(), refusal.message)
+        }
     }
 }
 
@@ -167,6 +193,41 @@ fn invalid(code: ReasonCode, field: &str, message: String) -> SubmitError {
 }
 
 impl Inner {
+    /// The rows of a request that brings columns. A stream that may take its columns from them is given them.
+    async fn read_columns(&self, submission: &Submission) -> Result<Option<(Columns, Names)>, SubmitError> {
+        let Wire::Arrow(rows) = &submission.wire else { return Ok(None) };
+        let read = Columns::read(&submission.body, self.settings.memory_budget / COLUMNS_SHARE);
+        let columns = read.map_err(|error| invalid(ReasonCode::MalformedPayload, "", error.to_string()))?;
+        if rows.declares {
+            self.declare_by(rows, &columns, submission).await?;
+        }
+        Ok(Some((columns, if rows.by_name { Names::Own } else { Names::Payload })))
+    }
+
+    async fn declare_by(
+        &self,
+        rows: &ArrowRows,
+        columns: &Columns,
+        submission: &Submission,
+    ) -> Result<(), SubmitError> {
+        let own = submission.principal.as_ref().map(|principal| principal.tenant.clone());
+        let tenant = own.or_else(|| rows.tenant.clone()).or_else(|| TenantId::new(DEFAULT_TENANT).ok());
+        let Some(tenant) = tenant else { return Ok(()) };
+        let key = StreamKey { tenant, stream: rows.stream.clone() };
+        let may = submission.principal.as_ref().is_none_or(|principal| principal.may(Action::Write, &key.stream));
+        if !may || rows.tenant.as_ref().is_some_and(|named| *named != key.tenant) {
+            // Refused below, with its reason.
+            return Ok(());
+        }
+        let given = self.give_columns(&key, &OwnColumns::Schema(columns.schema.clone())).await;
+        given.map_err(|error| match error {
+            ImportError::Mismatch(message) | ImportError::Stream(message) => {
+                invalid(ReasonCode::WrongType, "schema", message.replace("the file", "the request"))
+            }
+            error => SubmitError::Unavailable { message: error.to_string() },
+        })
+    }
+
     /// Refuses before any work where there is no room for the request.
     pub(crate) fn admit(&self, bytes: usize) -> Result<Permit<'_>, SubmitError> {
         if let Some(reason) = self.closed_reason() {
@@ -209,7 +270,7 @@ impl Inner {
         for group in &mut shaped.groups {
             group.few.clear();
             group.keys.clear();
-            group.many = None;
+            (group.many, group.columns) = (None, None);
             group.tally.rejected += group.tally.accepted + group.tally.dead_lettered;
             (group.tally.accepted, group.tally.dead_lettered, group.tally.bytes) = (0, 0, 0);
         }
@@ -378,6 +439,11 @@ fn frame_body(wire: &Wire) -> FrameBody {
             tenant: payloads.tenant.clone(),
             stream: payloads.stream.clone(),
             spans: payloads.spans.clone(),
+        },
+        Wire::Arrow(rows) => FrameBody::Arrow {
+            tenant: rows.tenant.clone(),
+            stream: rows.stream.clone(),
+            by_name: rows.by_name,
         },
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use lakegate_model::{ReasonCode, Refusal};
+use lakegate_model::{ReasonCode, Refusal, StreamName, TenantId};
 
 /// What is wrong with a message, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +132,17 @@ impl<'a> BatchRequest<'a> {
             }
         }
         Ok(request)
+    }
+
+    /// Rows in columns, which are not looked at here: one record for all that the request says.
+    pub(crate) fn of_columns(bytes: &'a [u8], tenant: Option<&'a TenantId>, stream: &'a StreamName) -> Self {
+        Self {
+            kind: RecordKind::Payload,
+            records: vec![bytes],
+            tenant_id: tenant.map_or("", TenantId::as_str).as_bytes(),
+            endpoint_id: stream.as_str().as_bytes(),
+            ..Self::default()
+        }
     }
 
     /// The payloads at `spans` of `bytes`.

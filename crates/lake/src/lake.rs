@@ -105,6 +105,21 @@ impl Lake {
         Ok(found)
     }
 
+    /// Removes a table and its files. Says whether there was one.
+    ///
+    /// # Errors
+    /// The catalog could not be asked, or does not do it.
+    pub async fn drop_table(&self, name: &TableName) -> Result<bool, LakeError> {
+        match self.shared.options.catalog.drop_table(&ident_of(name), true).await {
+            Ok(()) => {
+                self.shared.tables.lock().remove(name);
+                Ok(true)
+            }
+            Err(CatalogError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn create_table(&self, name: &TableName, contract: &Contract) -> Result<Arc<LakeTable>, LakeError> {
         let options = &self.shared.options;
         let ident = ident_of(name);

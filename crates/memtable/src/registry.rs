@@ -60,6 +60,11 @@ impl Memtables {
         self.tables.write().entry(table.clone()).or_insert_with(make).clone()
     }
 
+    /// Takes the memtable of a table that was dropped out of the list.
+    pub fn remove(&self, table: &TableName) -> Option<Arc<Memtable>> {
+        self.tables.write().remove(table)
+    }
+
     /// All memtables, by table name.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Memtable>> {

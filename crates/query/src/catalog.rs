@@ -17,13 +17,17 @@ use lakegate_memtable::Memtables;
 use lakegate_model::{TableName, TenantId};
 use tokio::sync::Mutex;
 
-use crate::engine::Readable;
+use crate::engine::{QueryRequest, Readable};
 use crate::error::QueryError;
-use crate::lake::LakeTables;
+use crate::lake::{BesideName, LakeTables, TablesBeside};
 use crate::table::{SnapshotProvider, TableSnapshot};
 
 /// The only catalog.
 pub(crate) const CATALOG: &str = "lakegate";
+/// What clients of Trino call it.
+const CATALOG_ALIAS: &str = "iceberg";
+/// Holds the files that a query names by their places.
+const PLACES: &str = "_places";
 /// The namespace of names without one, where nobody is named.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 /// The engine's own schema of names.
@@ -39,6 +43,8 @@ pub(crate) struct Visible {
     lake: Arc<dyn LakeTables>,
     tenant: Option<TenantId>,
     readable: Option<Readable>,
+    beside: Option<Arc<dyn TablesBeside>>,
+    namespace: Option<String>,
     resolved: Mutex<HashMap<TableName, Option<Arc<TableSnapshot>>>>,
 }
 
@@ -52,20 +58,29 @@ impl Visible {
     pub(crate) fn new(
         memtables: Arc<Memtables>,
         lake: Arc<dyn LakeTables>,
-        tenant: Option<TenantId>,
-        readable: Option<Readable>,
+        request: &QueryRequest,
     ) -> Self {
-        Self { memtables, lake, tenant, readable, resolved: Mutex::default() }
+        let QueryRequest { tenant, readable, beside, namespace, .. } = request.clone();
+        Self { memtables, lake, tenant, readable, beside, namespace, resolved: Mutex::default() }
     }
 
     /// The namespace of names that have none.
     pub(crate) fn default_namespace(&self) -> &str {
-        self.tenant.as_ref().map_or(DEFAULT_NAMESPACE, TenantId::as_str)
+        let own = || self.tenant.as_ref().map_or(DEFAULT_NAMESPACE, TenantId::as_str);
+        self.namespace.as_deref().unwrap_or_else(own)
     }
 
     fn may_see(&self, name: &TableName) -> bool {
         self.tenant.as_ref().is_none_or(|tenant| tenant.as_str() == name.namespace)
             && self.readable.as_ref().is_none_or(|readable| readable.may(name))
+    }
+
+    /// A table that the query names, or one that is listed.
+    async fn resolved(&self, name: &TableName) -> Result<Option<Arc<TableSnapshot>>, QueryError> {
+        if name.namespace == PLACES {
+            return Ok(self.resolved.lock().await.get(name).cloned().flatten());
+        }
+        self.table(name).await
     }
 
     async fn table(&self, name: &TableName) -> Result<Option<Arc<TableSnapshot>>, QueryError> {
@@ -76,14 +91,35 @@ impl Visible {
         if let Some(known) = resolved.get(name) {
             return Ok(known.clone());
         }
-        let taken = TableSnapshot::take(name, &self.memtables, self.lake.as_ref()).await?.map(Arc::new);
+        let beside = match &self.beside {
+            Some(beside) => beside.view(BesideName::Table(name)).await?,
+            None => None,
+        };
+        let taken = match beside {
+            Some(view) => Some(TableSnapshot::of_view(name, view)),
+            None => TableSnapshot::take(name, &self.memtables, self.lake.as_ref()).await?,
+        };
+        let taken = taken.map(Arc::new);
         resolved.insert(name.clone(), taken.clone());
         Ok(taken)
+    }
+
+    /// The file at a place.
+    async fn place(&self, text: &str) -> Result<Option<TableName>, QueryError> {
+        let Some(beside) = self.beside.as_ref().filter(|_| is_place(text)) else { return Ok(None) };
+        let name = TableName { namespace: PLACES.to_owned(), name: text.to_owned() };
+        let mut resolved = self.resolved.lock().await;
+        if !resolved.contains_key(&name) {
+            let view = beside.view(BesideName::Place(text)).await?;
+            resolved.insert(name.clone(), view.map(|view| Arc::new(TableSnapshot::of_view(&name, view))));
+        }
+        Ok(resolved.get(&name).is_some_and(Option::is_some).then_some(name))
     }
 
     async fn names(&self) -> Result<BTreeSet<TableName>, QueryError> {
         let mut names: BTreeSet<TableName> = self.memtables.list().iter().map(|m| m.table().clone()).collect();
         names.extend(self.lake.list().await?);
+        names.extend(self.beside.iter().flat_map(|beside| beside.names()));
         names.retain(|name| self.may_see(name));
         Ok(names)
     }
@@ -106,7 +142,7 @@ impl Visible {
             }
         }
         for reference in references {
-            if reference.catalog().is_some_and(|catalog| catalog != CATALOG) {
+            if reference.catalog().is_some_and(|catalog| catalog != CATALOG && catalog != CATALOG_ALIAS) {
                 return Err(self.unknown(reference).await);
             }
             if reference.schema() == Some(INFORMATION_SCHEMA) {
@@ -130,13 +166,18 @@ impl Visible {
     }
 
     async fn resolve(&self, reference: &TableReference) -> Result<TableName, QueryError> {
+        if reference.schema().is_none()
+            && let Some(name) = self.place(reference.table()).await?
+        {
+            return Ok(name);
+        }
         let namespace = reference.schema().unwrap_or(self.default_namespace());
         if let Ok(name) = TableName::new(namespace, reference.table())
             && self.table(&name).await?.is_some()
         {
             return Ok(name);
         }
-        if reference.schema().is_some() || self.tenant.is_some() {
+        if reference.schema().is_some() || self.tenant.is_some() || self.namespace.is_some() {
             return Err(self.unknown(reference).await);
         }
         let mut named: Vec<TableName> =
@@ -175,6 +216,11 @@ impl Visible {
     }
 }
 
+/// Whether a quoted name in the place of a table is where a file lies.
+fn is_place(text: &str) -> bool {
+    text.starts_with('/') || text.contains("://")
+}
+
 /// Refuses tables that tell about the server.
 pub(crate) fn check_references(references: &[TableReference], is_show: bool) -> Result<(), QueryError> {
     let hidden = |r: &&TableReference| r.schema() == Some(INFORMATION_SCHEMA) && HIDDEN.contains(&r.table());
@@ -204,7 +250,7 @@ impl CatalogProviderList for Catalogs {
     }
 
     fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
-        (name == CATALOG).then(|| self.0.clone() as Arc<dyn CatalogProvider>)
+        (name == CATALOG || name == CATALOG_ALIAS).then(|| self.0.clone() as Arc<dyn CatalogProvider>)
     }
 }
 
@@ -244,7 +290,7 @@ impl SchemaProvider for Namespace {
 
     async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
         let Some(name) = self.tables.get(name) else { return Ok(None) };
-        let found = self.visible.table(name).await?;
+        let found = self.visible.resolved(name).await?;
         Ok(found.map(|snapshot| Arc::new(SnapshotProvider(snapshot)) as Arc<dyn TableProvider>))
     }
 

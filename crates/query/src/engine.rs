@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::catalog::{CATALOG, DEFAULT_NAMESPACE};
 use crate::error::QueryError;
 use crate::functions::{self, BoundedOperators};
-use crate::lake::LakeTables;
+use crate::lake::{LakeTables, TablesBeside};
 use crate::pace::PaceExpandingOperators;
 use crate::run::QueryResult;
 
@@ -83,6 +83,12 @@ pub struct QueryRequest {
     pub limits: Option<QueryLimits>,
     /// Only this many of its rows are wanted; the rest is not computed, and that is not an error.
     pub row_limit: Option<u64>,
+    /// The namespace of names that have none; none: the tenant's own.
+    pub namespace: Option<String>,
+    /// Tables beside those of the lake.
+    pub beside: Option<Arc<dyn TablesBeside>>,
+    /// Its rows are stored, not shown: the limits on rows, bytes and text that hold for results don't hold.
+    pub is_source: bool,
     /// A name to cancel it by, unlike that of every running query; made where none is given.
     pub query_id: Option<String>,
 }

@@ -19,10 +19,13 @@ use crate::error::QueryError;
 use crate::pace::JOIN_BATCH_ROWS;
 
 /// The longest text of a query.
-const MAX_TEXT_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// The most words, numbers and signs. Room for a list of twelve thousand values; planning a list of so many columns
 /// takes about a second, and twice as many take four times as long.
 const MAX_TOKENS: usize = 25_000;
+/// The same for what gives the rows of an `INSERT`: rows of values are wide, not deep.
+const MAX_SOURCE_BYTES: usize = 8 * 1024 * 1024;
+const MAX_SOURCE_TOKENS: usize = 500_000;
 /// The most operators, each of which can make the tree one level deeper. What walks the tree without growing its stack
 /// (dropping it, above all) needs less than 10 KiB a level, and query threads have 32 MiB; planning takes time by the
 /// square of the depth.
@@ -32,7 +35,7 @@ const MAX_CONSTANT_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The deepest nesting of brackets. The parser tries several readings of an opening bracket.
 const MAX_BRACKETS: usize = 32;
 /// The parser's own bound on how deep it calls itself.
-const MAX_RECURSION: usize = 64;
+pub(crate) const MAX_RECURSION: usize = 64;
 /// The most tables and subqueries after each name of a `WITH` stands for its content, as often as it is named.
 const MAX_RELATIONS: u64 = 256;
 /// The deepest nesting of queries within queries; planning takes almost twice the time for each level.
@@ -41,16 +44,18 @@ const MAX_QUERY_DEPTH: usize = 10;
 const MAX_WITH_DEPTH: usize = 6;
 
 /// Reads one statement that may run.
-pub(crate) fn parse(sql: &str) -> Result<Statement, QueryError> {
-    if sql.len() > MAX_TEXT_BYTES {
-        return Err(too_complex(format!("its text has {} bytes, the most is {MAX_TEXT_BYTES}", sql.len())));
+pub(crate) fn parse(sql: &str, is_source: bool) -> Result<Statement, QueryError> {
+    let (text_max, tokens_max) =
+        if is_source { (MAX_SOURCE_BYTES, MAX_SOURCE_TOKENS) } else { (MAX_TEXT_BYTES, MAX_TOKENS) };
+    if sql.len() > text_max {
+        return Err(too_complex(format!("its text has {} bytes, the most is {text_max}", sql.len())));
     }
     let tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|e| QueryError::Syntax(e.to_string()))?;
-    if tokens.len() > MAX_TOKENS {
+    if tokens.len() > tokens_max {
         let found = tokens.len();
-        return Err(too_complex(format!("it has {found} words, numbers and signs, the most is {MAX_TOKENS}")));
+        return Err(too_complex(format!("it has {found} words, numbers and signs, the most is {tokens_max}")));
     }
     check_tokens(&tokens)?;
     let mut statements = DFParserBuilder::new(tokens)
@@ -170,7 +175,7 @@ fn refuse(what: &str) -> QueryError {
     ))
 }
 
-fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
+pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
     let (mut operators, mut depth, mut before) = (0_usize, 0_usize, &Token::EOF);
     for token in tokens.iter().map(|t| &t.token).filter(|t| !matches!(t, Token::Whitespace(_))) {
         match token {

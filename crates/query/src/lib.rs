@@ -5,7 +5,8 @@
 //! tenant (`catalog`), and ends by a limit rather than by the machine's (`guard`, `functions`, `run`). `output` turns
 //! results into bytes for people and programs.
 //!
-//! Refuses: everything that does not read; files and addresses as tables; settings.
+//! [`statement`] sorts what does not read for those who do it. Refuses: everything that does not read; files and
+//! addresses as tables, but for those that the asker brings ([`TablesBeside`]); settings.
 #![cfg_attr(
     test,
     allow(
@@ -31,11 +32,12 @@ mod parameters;
 mod request;
 mod run;
 mod scan;
+pub mod statement;
 mod table;
 
 pub use engine::{QueryEngine, QueryLimits, QueryOptions, QueryRequest, Readable, RunningQuery};
 pub use error::QueryError;
-pub use lake::{Comparison, Condition, LakeTables, LakeView, Literal, RowStream, ViewScan};
+pub use lake::{BesideName, Comparison, Condition, LakeTables, LakeView, Literal, RowStream, TablesBeside, ViewScan};
 pub use request::{SqlRequest, SqlResponse};
 pub use run::{QueryResult, ResultStream};
 

@@ -70,7 +70,8 @@ impl SqlRequest {
             limits.timeout = duration(timeout)?;
         }
         let Self { sql, parameters, limit, query_id, .. } = self;
-        Ok(QueryRequest { sql, parameters, tenant, readable: None, limits: Some(limits), row_limit: limit, query_id })
+        let (limits, row_limit) = (Some(limits), limit);
+        Ok(QueryRequest { sql, parameters, tenant, limits, row_limit, query_id, ..QueryRequest::default() })
     }
 }
 

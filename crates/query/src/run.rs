@@ -42,6 +42,12 @@ pub struct QueryResult {
 }
 
 impl QueryResult {
+    /// Rows that are there already.
+    #[must_use]
+    pub fn of(schema: SchemaRef, batches: Vec<RecordBatch>, query_id: String) -> Self {
+        Self { schema, query_id, stream: ResultStream(stream::iter(batches.into_iter().map(Ok)).boxed()) }
+    }
+
     /// All rows at once; the limits bound them.
     ///
     /// # Errors
@@ -85,13 +91,16 @@ pub(crate) async fn start(
     place: Place,
 ) -> Result<QueryResult, QueryError> {
     let limits = request.limits.map_or(options.default_limits, |l| l.at_most(options.default_limits));
+    let limits = match request.is_source {
+        true => QueryLimits { max_rows: u64::MAX, max_result_bytes: u64::MAX, ..limits },
+        false => limits,
+    };
     let Place { name, permit, cancelled } = place;
     let query_id = name.query_id.clone();
     let visible = Arc::new(Visible::new(
         options.memtables.clone(),
         options.lake.clone(),
-        request.tenant.clone(),
-        request.readable.clone(),
+        &request,
     ));
     let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
     let job = Job { state, visible, request, memory_limit: options.memory_limit_bytes as u64, permit };
@@ -159,13 +168,15 @@ impl Job {
     async fn plan(self) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), QueryError> {
         let Self { mut state, visible, request, memory_limit, permit: _permit } = self;
         let failed = |e| QueryError::from_engine(&e, memory_limit);
-        let statement = guard::parse(&request.sql)?;
+        let statement = guard::parse(&request.sql, request.is_source)?;
         let is_query = guard::is_query(&statement);
         let references = state.resolve_table_references(&statement).map_err(failed)?;
         catalog::check_references(&references, guard::is_show(&statement))?;
         let catalogs = visible.catalog_for(&references, |name| state.table_functions().contains_key(name)).await?;
         state.register_catalog_list(catalogs);
         state.config_mut().options_mut().catalog.default_schema = visible.default_namespace().to_owned();
+        // Then a number with a point is what it says, not the nearest of base two.
+        state.config_mut().options_mut().sql_parser.parse_float_as_decimal = request.is_source;
         state.mark_start_execution();
         let logical = logical_plan(&state, statement, &request).await.map_err(failed)?;
         guard::check_plan(&logical)?;

@@ -34,6 +34,12 @@ pub(crate) struct TableSnapshot {
 }
 
 impl TableSnapshot {
+    /// A table that is not the lake's.
+    pub(crate) fn of_view(name: &TableName, view: Arc<dyn LakeView>) -> Self {
+        let schema = columns::merge(Some(view.schema().as_ref()), None);
+        Self { name: name.clone(), hot: Vec::new(), cold: Some(view), schema }
+    }
+
     /// Takes the table's rows as they are now; none where neither side has such a table.
     pub(crate) async fn take(
         name: &TableName,

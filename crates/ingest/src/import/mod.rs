@@ -15,12 +15,12 @@ mod api;
 mod claim_files;
 pub(crate) mod claims;
 mod commit;
-mod conform;
+pub(crate) mod conform;
 mod documents;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod letters;
 mod own_columns;
-mod write;
+pub(crate) mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +41,7 @@ use self::claims::Claimed;
 pub(crate) use self::commit::{Unsettled, counts_of};
 use self::conform::json::{JsonOptions, row_text};
 pub(crate) use self::conform::row_id;
-use self::conform::{Conformed, Conformer, RowContext};
+use self::conform::{Conformed, Conformer, Names, RowContext, RowOrigin};
 use self::letters::{Letter, Sender};
 pub use self::own_columns::OwnColumns;
 pub(crate) use self::own_columns::OwnContracts;
@@ -117,20 +117,11 @@ impl Gate {
 
     /// The first file of a stream that nobody declared gives it its columns.
     async fn take_own_columns(&self, target: &ImportTarget) -> Result<(), ImportError> {
-        let inner = &self.inner;
         let key = StreamKey { tenant: target.tenant.clone(), stream: target.stream.clone() };
-        let Some(columns) = target.columns.as_ref().filter(|_| inner.streams.may_take_columns(&key)) else {
-            return Ok(());
-        };
-        let contract = columns.contract().map_err(ImportError::Mismatch)?;
-        let table = contract.table.table_for(&key, "").map_err(|error| ImportError::Stream(error.to_string()))?;
-        let found = inner.lake.find_table(&table).await.map_err(|error| ImportError::Lake(error.to_string()))?;
-        if found.is_some() {
-            // Its columns are there already: those of a stream that nobody declared, or it is for somebody to declare it.
-            return Ok(());
+        match &target.columns {
+            Some(columns) => self.inner.give_columns(&key, columns).await,
+            None => Ok(()),
         }
-        let kept = inner.streams.own.keep(&key, &contract, &inner.contracts);
-        kept.map_err(|error| ImportError::Closed(error.to_string()))
     }
 
     fn import(
@@ -160,6 +151,24 @@ impl Gate {
             claimed: Vec::new(),
             tally: Tally::default(),
         }
+    }
+}
+
+impl Inner {
+    /// Gives a stream that nobody declared, and that nothing was sent to, these columns.
+    pub(crate) async fn give_columns(&self, key: &StreamKey, columns: &OwnColumns) -> Result<(), ImportError> {
+        if !self.streams.may_take_columns(key) {
+            return Ok(());
+        }
+        let contract = columns.contract().map_err(ImportError::Mismatch)?;
+        let table = contract.table.table_for(key, "").map_err(|error| ImportError::Stream(error.to_string()))?;
+        let found = self.lake.find_table(&table).await.map_err(|error| ImportError::Lake(error.to_string()))?;
+        if found.is_some() {
+            // Its columns are there already: those of a stream that nobody declared, or it is for somebody to declare it.
+            return Ok(());
+        }
+        let kept = self.streams.own.keep(key, &contract, &self.contracts);
+        kept.map_err(|error| ImportError::Closed(error.to_string()))
     }
 }
 
@@ -308,6 +317,7 @@ impl Import {
                 file,
                 first_row,
                 payload_bytes_max,
+                origin: RowOrigin::File,
             };
             let done = match (&rows, &conformer) {
                 (Rows::Columns(batch), Some(conformer)) => conformer.conform(batch, &context),
@@ -326,7 +336,7 @@ impl Import {
         if let Some(known) = self.conformer.as_ref().filter(|known| known.schema() == batch.schema_ref()) {
             return Ok(known.clone());
         }
-        let made = Conformer::new(&self.stream.shaper, batch.schema_ref());
+        let made = Conformer::new(&self.stream.shaper, batch.schema_ref(), Names::Payload);
         let made = Arc::new(made.map_err(|mismatch| ImportError::Mismatch(mismatch.0))?);
         self.conformer = Some(made.clone());
         Ok(made)

@@ -167,6 +167,28 @@ impl OwnContracts {
         self.known.read().get(key).cloned()
     }
 
+    /// The tenant's stream whose contract is as asked.
+    pub(crate) fn find(
+        &self,
+        tenant: &TenantId,
+        is_it: impl Fn(&StreamKey, &Contract) -> bool,
+    ) -> Option<StreamKey> {
+        let known = self.known.read();
+        let own = known.iter().filter(|(key, _)| key.tenant == *tenant);
+        let mut found = own.filter(|(key, (_, shaper))| is_it(key, &shaper.contract));
+        found.next().map(|(key, _)| key.clone())
+    }
+
+    /// Forgets a stream's contract; what the log holds of it keeps its own.
+    pub(crate) fn remove(&self, key: &StreamKey) -> Result<(), ContractStoreError> {
+        let mut known = self.known.write();
+        if known.remove(key).is_none() {
+            return Ok(());
+        }
+        let path = self.dir.join(format!("{}.{}.json", key.tenant, key.stream));
+        self.disk.remove(&path).map_err(|source| ContractStoreError::Write { path, source })
+    }
+
     /// Keeps a stream's contract durably; one that came first stays.
     pub(crate) fn keep(
         &self,

@@ -34,6 +34,28 @@ pub trait LakeTables: Debug + Send + Sync {
     async fn newest_view(&self, name: &TableName) -> Result<Option<Arc<dyn LakeView>>, QueryError>;
 }
 
+/// A table beside the lake's, as a query names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BesideName<'a> {
+    /// By a table's name.
+    Table(&'a TableName),
+    /// By the place where a file lies, such as `s3://bucket/a.csv`.
+    Place(&'a str),
+}
+
+/// Tables of one asker beside those of the lake: files.
+#[async_trait]
+pub trait TablesBeside: Debug + Send + Sync {
+    /// The tables that have names.
+    fn names(&self) -> Vec<TableName>;
+
+    /// The table of that name, if there is one. Asked before the lake.
+    ///
+    /// # Errors
+    /// It cannot be read, or not by this asker.
+    async fn view(&self, name: BesideName<'_>) -> Result<Option<Arc<dyn LakeView>>, QueryError>;
+}
+
 /// One committed state of one table; it does not change.
 #[async_trait]
 pub trait LakeView: Debug + Send + Sync {

@@ -16,11 +16,12 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::api::Source;
+use crate::frame::assigned_id;
 
 use super::cast::{Refused, Wanted, cast_column, days_of};
 use super::json::RowTexts;
 use super::rules::check_clock;
-use super::{Conformer, Place, RowContext, array_at, handles};
+use super::{Conformer, Place, RowContext, RowOrigin, array_at, handles};
 
 /// The id of a row that brought none: the same whenever the file is read. A UUID of version 8 (RFC 9562) from the file's
 /// identity and the row's number.
@@ -126,14 +127,15 @@ impl Conformer {
             Field::Version => Arc::new(Int64Array::from(vec![0; count])),
             Field::Payload => self.payloads(column, rows, context, bad)?,
             Field::Undeclared => self.undeclared(rows)?,
-            Field::Source => same_text(Some(Source::File.name()), count),
+            Field::Source => {
+                let source = if let RowOrigin::Request { source, .. } = context.origin { source } else { Source::File.name() };
+                same_text(Some(source), count)
+            }
+            Field::UserAgent | Field::ClientAddress | Field::CorrelationId => same_text(known_of(context, field), count),
             Field::Attributes
             | Field::EventTime
             | Field::TimeSource
-            | Field::Rescued
-            | Field::UserAgent
-            | Field::ClientAddress
-            | Field::CorrelationId => new_null_array(&arrow_type(column.column_type), count),
+            | Field::Rescued => new_null_array(&arrow_type(column.column_type), count),
         })
     }
 
@@ -224,11 +226,28 @@ fn dotted_name(fields: &Fields, path: &[usize]) -> String {
     }
 }
 
+/// What is known of the request that brought the rows.
+fn known_of<'a>(context: &RowContext<'a>, field: Field) -> Option<&'a str> {
+    let RowOrigin::Request { client_address, user_agent, correlation_id, .. } = context.origin else { return None };
+    let text = match field {
+        Field::UserAgent => user_agent,
+        Field::ClientAddress => client_address,
+        _ => correlation_id,
+    };
+    Some(text).filter(|text| !text.is_empty())
+}
+
 fn row_ids(context: &RowContext<'_>, count: usize) -> ArrayRef {
     let mut builder = StringBuilder::with_capacity(count, count * uuid::fmt::Hyphenated::LENGTH);
     let mut buffer = Uuid::encode_buffer();
     for row in (context.first_row..).take(count) {
-        builder.append_value(row_id(context.file, row).hyphenated().encode_lower(&mut buffer));
+        let id = match context.origin {
+            RowOrigin::File => row_id(context.file, row),
+            RowOrigin::Request { id_base, .. } => {
+                assigned_id(context.received_us, id_base, u32::try_from(row).unwrap_or(u32::MAX))
+            }
+        };
+        builder.append_value(id.hyphenated().encode_lower(&mut buffer));
     }
     Arc::new(builder.finish())
 }

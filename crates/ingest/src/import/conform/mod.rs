@@ -56,6 +56,25 @@ pub(crate) struct RowContext<'a> {
     pub(crate) file: u128,
     pub(crate) first_row: u64,
     pub(crate) payload_bytes_max: usize,
+    pub(crate) origin: RowOrigin<'a>,
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RowOrigin<'a> {
+    /// A file.
+    File,
+    /// A request, with what is known of it; empty: not known.
+    Request { source: &'a str, id_base: u128, client_address: &'a str, user_agent: &'a str, correlation_id: &'a str },
+}
+
+/// How a contract's columns are found among those of a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// By what the contract reads them from, else by their own names.
+    Payload,
+    /// By their own names alone.
+    Own,
 }
 
 /// Rows that fit, and those that do not.
@@ -82,12 +101,12 @@ pub(crate) struct Conformer {
 impl Conformer {
     /// # Errors
     /// No row of such a file could fit the contract.
-    pub(crate) fn new(shaper: &Arc<Shaper>, schema: &SchemaRef) -> Result<Self, Mismatch> {
+    pub(crate) fn new(shaper: &Arc<Shaper>, schema: &SchemaRef, names: Names) -> Result<Self, Mismatch> {
         let contract = &shaper.contract;
         let fields = schema.fields();
         let mut places = Vec::with_capacity(contract.columns.len());
         for column in &contract.columns {
-            places.push(place_of(column, contract.rules_of(&column.name), fields)?);
+            places.push(place_of(column, contract.rules_of(&column.name), fields, names)?);
         }
         let time_paths = contract.time.iter().flat_map(|time| std::iter::once(&time.path).chain(&time.or_paths));
         let time = time_paths.into_iter().find_map(|path| find_path(fields, path));
@@ -200,9 +219,15 @@ fn without(columns: Vec<ArrayRef>, bad: &Refused, rows: usize) -> Result<Vec<Arr
     columns.iter().map(|column| filter(column, &keep)).collect()
 }
 
-fn place_of(column: &Column, rules: Option<&ColumnRules>, fields: &Fields) -> Result<Place, Mismatch> {
+fn place_of(
+    column: &Column,
+    rules: Option<&ColumnRules>,
+    fields: &Fields,
+    names: Names,
+) -> Result<Place, Mismatch> {
     let own_name = || find_path(fields, std::slice::from_ref(&column.name));
     let path = match &column.source {
+        ColumnSource::Path(_) if names == Names::Own => own_name(),
         ColumnSource::Path(path) => find_path(fields, path).or_else(own_name),
         // What the server alone knows is never taken from a file.
         ColumnSource::Envelope(

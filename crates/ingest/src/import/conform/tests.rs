@@ -37,12 +37,13 @@ fn context() -> RowContext<'static> {
         file: 7,
         first_row: 100,
         payload_bytes_max: 1 << 20,
+        origin: RowOrigin::File,
     }
 }
 
 fn conform(contract: &Contract, rows: &RecordBatch) -> Conformed {
     let shaper = Arc::new(Shaper::new(Arc::new(contract.clone())));
-    Conformer::new(&shaper, &rows.schema()).unwrap().conform(rows, &context()).unwrap()
+    Conformer::new(&shaper, &rows.schema(), Names::Payload).unwrap().conform(rows, &context()).unwrap()
 }
 
 /// The same rows as JSON documents, through the reader of payloads.
@@ -234,7 +235,7 @@ fn a_file_whose_columns_cannot_fit_is_refused_before_its_first_row() {
     let rows = events();
     let refused = |columns: Vec<Column>| {
         let shaper = Arc::new(Shaper::new(Arc::new(contract(columns))));
-        Conformer::new(&shaper, &rows.schema()).unwrap_err().0
+        Conformer::new(&shaper, &rows.schema(), Names::Payload).unwrap_err().0
     };
     let message = refused(vec![column("lines", ColumnType::Long, &["lines"], false)]);
     assert!(message.contains("\"lines\" is List(") && message.contains("long in the stream's contract"), "{message}");
@@ -244,7 +245,7 @@ fn a_file_whose_columns_cannot_fit_is_refused_before_its_first_row() {
     assert!(message.contains("none of the stream's columns"), "{message}");
     let mut strict = contract(vec![column("kind", ColumnType::String, &["kind"], false)]);
     strict.undeclared = Undeclared::Reject;
-    let message = Conformer::new(&Arc::new(Shaper::new(Arc::new(strict))), &rows.schema()).unwrap_err().0;
+    let message = Conformer::new(&Arc::new(Shaper::new(Arc::new(strict))), &rows.schema(), Names::Payload).unwrap_err().0;
     assert!(message.contains("does not declare") && message.contains("customer"), "{message}");
 }
 
