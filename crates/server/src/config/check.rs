@@ -17,6 +17,8 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_periods(settings, &mut problems);
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
+    super::consumers::check(&settings.sinks, &settings.routes, &mut problems);
+    settings.limits.downstream.check(&mut problems);
     check_browsers(settings, &mut problems);
     check_later(settings, &mut problems);
     for (name, stream) in &settings.streams {
@@ -219,8 +221,6 @@ fn uri_problem(uri: &str) -> Option<&'static str> {
 fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
     let later = [
         ("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is"),
-        ("sinks", settings.sinks.0.is_empty(), "sinks are"),
-        ("routes", settings.routes.0.is_empty(), "routes are"),
     ];
     for (path, unused, subject) in later {
         if !unused {

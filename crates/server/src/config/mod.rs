@@ -5,6 +5,7 @@
 
 mod auth;
 mod check;
+mod consumers;
 mod imports;
 mod layers;
 mod limits;

@@ -60,10 +60,6 @@ impl SecretSection {
         Self(Value::Array(Vec::new()))
     }
 
-    pub(crate) fn object() -> Self {
-        Self(Value::Object(serde_json::Map::new()))
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         match &self.0 {
             Value::Array(items) => items.is_empty(),
@@ -75,11 +71,6 @@ impl SecretSection {
     /// The schema of a list.
     pub(crate) fn list_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "array", "writeOnly": true })
-    }
-
-    /// The schema of an object.
-    pub(crate) fn object_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "writeOnly": true })
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::open::{Opened, open};
-use super::{ServeError, access, imports, queries, upkeep};
+use super::{ServeError, access, consumers, imports, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
@@ -97,8 +97,10 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
     let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
     let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
+    let consumers = consumers::open(&config, &gate, clock.clone())?;
     let app = Arc::new(App {
         access,
+        consumers,
         imports,
         clock,
         gate: gate.clone(),
@@ -293,6 +295,7 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     if tokio::time::timeout(within / 4, app.imports.stop()).await.is_err() {
         tracing::warn!("imports were cut off at a quarter of limits.drain_timeout");
     }
+    app.consumers.stop().await;
     app.gate.close("the server is ending");
     match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {
         Ok(failed) if failed.is_empty() => tracing::info!("everything is in the lake"),
