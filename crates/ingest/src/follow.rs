@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use lakegate_log::{Progress, ReadError, Reader};
-use lakegate_model::{Contract, StreamKey, TableName};
+use lakegate_model::{Contract, LogId, StreamKey, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -21,6 +21,19 @@ use crate::replay::Frame;
 
 /// So many frames are passed over before others get a turn on the thread.
 const FRAMES_A_TURN: usize = 256;
+
+/// How much [`Follower::next_some`] gives at once, unless one frame is larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of rows in memory.
+    pub bytes: usize,
+}
+
+impl Room {
+    const ONE_FRAME: Self = Self { rows: 1, bytes: 0 };
+}
 
 /// Where a follower begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +135,24 @@ impl Gate {
         self.inner.holds.set(consumer, offset);
     }
 
+    /// The log's identity.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.inner.log.id()
+    }
+
+    /// The offset after the last durable record.
+    #[must_use]
+    pub fn durable_offset(&self) -> u64 {
+        self.inner.log.durable_offset()
+    }
+
+    /// The oldest offset that the log has.
+    #[must_use]
+    pub fn first_offset(&self) -> u64 {
+        self.inner.log.first_offset()
+    }
+
     /// The consumer needs nothing more.
     pub fn release(&self, consumer: &str) {
         self.inner.holds.remove(consumer);
@@ -144,9 +175,27 @@ impl Follower {
         wanted: impl Fn(&StreamKey) -> bool + Send + Clone + 'static,
     ) -> Result<Delivery, FollowError> {
         loop {
-            let _ = self.progress.borrow_and_update();
-            if let Some(delivery) = self.read(wanted.clone()).await? {
+            if let Some(delivery) = self.next_some(Room::ONE_FRAME, wanted.clone()).await?.into_iter().next() {
                 return Ok(delivery);
+            }
+        }
+    }
+
+    /// The next frames with records of a stream that is wanted, as many as there are already and have room; waits for
+    /// one. Ending early loses nothing.
+    ///
+    /// # Errors
+    /// See [`FollowError`].
+    pub async fn next_some(
+        &mut self,
+        room: Room,
+        wanted: impl Fn(&StreamKey) -> bool + Send + Clone + 'static,
+    ) -> Result<Vec<Delivery>, FollowError> {
+        loop {
+            let _ = self.progress.borrow_and_update();
+            let some = self.read(room, wanted.clone()).await?;
+            if !some.is_empty() {
+                return Ok(some);
             }
             let stopped = self.progress.borrow().stopped.is_some();
             if stopped || self.progress.changed().await.is_err() {
@@ -155,11 +204,12 @@ impl Follower {
         }
     }
 
-    /// The next frame that is there already, if any.
+    /// The next frames that are there already, if any.
     async fn read(
         &mut self,
+        room: Room,
         wanted: impl Fn(&StreamKey) -> bool + Send + Clone + 'static,
-    ) -> Result<Option<Delivery>, FollowError> {
+    ) -> Result<Vec<Delivery>, FollowError> {
         while self.next_offset < self.inner.log.durable_offset() {
             // Taken again from the position where a caller gave up in the middle.
             let reader = match self.reader.take() {
@@ -167,52 +217,64 @@ impl Follower {
                 None => self.inner.log.read(self.next_offset).map_err(|error| follow_error(self.next_offset, error))?,
             };
             let (inner, wanted, from) = (self.inner.clone(), wanted.clone(), self.next_offset);
-            let turn = tokio::task::spawn_blocking(move || read_turn(&inner, reader, from, &wanted)).await;
+            let turn = tokio::task::spawn_blocking(move || read_turn(&inner, reader, from, room, &wanted)).await;
             let broken =
                 |error: tokio::task::JoinError| FollowError::Broken { offset: from, reason: error.to_string() };
-            let (reader, turn) = turn.map_err(broken)?;
-            let turn = turn?;
-            self.reader = Some(reader);
-            self.next_offset = turn.next_offset;
-            if turn.delivery.is_some() {
-                return Ok(turn.delivery);
+            let turn = turn.map_err(broken)?;
+            if let Some(error) = turn.error {
+                if turn.deliveries.is_empty() {
+                    return Err(error);
+                }
+                // What came before it is given first; it is met again.
+            } else {
+                self.reader = Some(turn.reader);
             }
-            if turn.next_offset == from {
-                return Ok(None);
+            self.next_offset = turn.next_offset;
+            if !turn.deliveries.is_empty() || turn.next_offset == from {
+                return Ok(turn.deliveries);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }
 
 struct Turn {
+    reader: Reader,
     next_offset: u64,
-    delivery: Option<Delivery>,
+    deliveries: Vec<Delivery>,
+    error: Option<FollowError>,
 }
 
-fn read_turn(
-    inner: &Inner,
-    mut reader: Reader,
-    from: u64,
-    wanted: &dyn Fn(&StreamKey) -> bool,
-) -> (Reader, Result<Turn, FollowError>) {
-    let mut next_offset = from;
+fn read_turn(inner: &Inner, reader: Reader, from: u64, room: Room, wanted: &dyn Fn(&StreamKey) -> bool) -> Turn {
+    let mut turn = Turn { reader, next_offset: from, deliveries: Vec::new(), error: None };
+    let (mut rows, mut bytes) = (0, 0);
     for _ in 0..FRAMES_A_TURN {
-        let frame = match reader.next() {
+        let frame = match turn.reader.next() {
             None => break,
-            Some(Err(error)) => return (reader, Err(follow_error(next_offset, error))),
             Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                turn.error = Some(follow_error(turn.next_offset, error));
+                break;
+            }
         };
-        let first_offset = frame.first_offset;
-        next_offset = frame.next_offset();
-        let delivery = deliver(inner, &frame, wanted);
-        let broken = |reason| FollowError::Broken { offset: first_offset, reason };
-        match delivery.map_err(broken) {
+        match deliver(inner, &frame, wanted) {
             Ok(None) => {}
-            delivery => return (reader, delivery.map(|delivery| Turn { next_offset, delivery })),
+            Ok(Some(delivery)) => {
+                rows += delivery.streams.iter().map(|stream| stream.batch.num_rows()).sum::<usize>();
+                bytes += delivery.streams.iter().map(|stream| stream.batch.get_array_memory_size()).sum::<usize>();
+                turn.deliveries.push(delivery);
+            }
+            Err(reason) => {
+                turn.error = Some(FollowError::Broken { offset: frame.first_offset, reason });
+                break;
+            }
+        }
+        turn.next_offset = frame.next_offset();
+        if !turn.deliveries.is_empty() && (rows >= room.rows || bytes >= room.bytes) {
+            break;
         }
     }
-    (reader, Ok(Turn { next_offset, delivery: None }))
+    turn
 }
 
 fn follow_error(offset: u64, error: ReadError) -> FollowError {

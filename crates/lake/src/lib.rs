@@ -22,6 +22,7 @@ mod adopt;
 mod catalog;
 mod commit;
 mod error;
+mod history;
 mod lake;
 mod ledger;
 mod maintain;
@@ -46,6 +47,7 @@ pub use catalog::{
 };
 pub use commit::{Commit, CommitOutcome, LogStep};
 pub use error::{CommitError, LakeError};
+pub use history::GrownFile;
 pub use lake::Lake;
 pub use ledger::{FileChange, FileMark, FileState};
 pub use maintain::MaintainOutcome;

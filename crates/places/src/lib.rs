@@ -35,7 +35,7 @@ mod settings;
 mod text;
 
 pub use error::PlaceError;
-pub use http::{Resolver, SystemResolver};
+pub use http::{Resolver, SystemResolver, check_destination};
 pub use identity::FileIdentity;
 pub use listing::{Found, ListOptions, Listing};
 pub use location::Location;

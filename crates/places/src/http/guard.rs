@@ -94,6 +94,15 @@ pub(super) async fn check(url: &Url, rules: &[HostRule], resolver: &dyn Resolver
     Ok(Checked { host: name, addresses })
 }
 
+/// Checks whether a server may be asked, and gives the addresses that its name has: each of them was checked, and they
+/// are the ones to dial.
+///
+/// # Errors
+/// No rule names the host and port, one of its addresses is of the inside, or it has none.
+pub async fn check_destination(url: &Url, rules: &[HostRule]) -> Result<Vec<SocketAddr>, PlaceError> {
+    Ok(check(url, rules, &SystemResolver).await?.addresses)
+}
+
 fn check_address(ip: IpAddr, name: &str, rule: &HostRule, place: &str) -> Result<(), PlaceError> {
     let name = shown(name);
     match inside(ip) {

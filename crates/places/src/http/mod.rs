@@ -4,6 +4,6 @@ mod address;
 mod connect;
 mod guard;
 
-pub use guard::{Resolver, SystemResolver};
+pub use guard::{Resolver, SystemResolver, check_destination};
 
 pub(crate) use connect::{base_client, check, connect};

@@ -137,6 +137,12 @@ impl Client {
         response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
     }
 
+    /// Asks for something to be removed; the answer is a JSON document.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, ClientError> {
+        let response = self.send(self.http.delete(self.at(path)).header("accept", "application/json")).await?;
+        response.json().await.map_err(|e| ClientError::Unreadable(e.to_string()))
+    }
+
     /// Sends a JSON document, answered by one.
     pub(crate) async fn post_json(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         let response = self.send(self.http.post(self.at(path)).json(body)).await?;

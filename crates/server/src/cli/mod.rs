@@ -7,6 +7,7 @@ mod audit;
 mod bench;
 mod client;
 mod config;
+mod consumers;
 mod demo;
 mod dlq;
 mod exit;
@@ -82,6 +83,9 @@ enum Command {
     /// List, show and bring again the records that were set aside
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Show and steer the sinks and routes that records are brought on to
+    #[command(subcommand)]
+    Consumers(consumers::ConsumersCommand),
     /// Check, show and describe configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -129,6 +133,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(args) => interruptible(status::run(args)).into(),
         Command::Flush(args) => interruptible(flush::run(args)).into(),
         Command::Dlq(command) => interruptible(dlq::run(command)).into(),
+        Command::Consumers(command) => interruptible(consumers::run(command)).into(),
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
         Command::Key(command) => key::run(command).into(),
@@ -198,6 +203,9 @@ mod tests {
             "lakegate dlq ls --stream orders --reason WRONG_TYPE",
             "lakegate dlq show 1",
             "lakegate dlq replay --stream orders --dry-run",
+            "lakegate consumers ls --json",
+            "lakegate consumers rewind raw --to lake",
+            "lakegate consumers dead replay raw --key k",
             "lakegate config check a.json",
             "lakegate config show --effective --origin",
             "lakegate config schema",

@@ -18,8 +18,9 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
     super::kafka::check(&settings.kafka, &mut problems);
+    super::consumers::check(&settings.sinks, &settings.routes, &mut problems);
+    settings.limits.downstream.check(&mut problems);
     check_browsers(settings, &mut problems);
-    check_later(settings, &mut problems);
     for (name, stream) in &settings.streams {
         problems.extend(stream.check(name));
     }
@@ -214,15 +215,4 @@ fn uri_problem(uri: &str) -> Option<&'static str> {
         return Some("has a user or password in the address, where it would be logged; use the setting for the token");
     }
     authority.is_empty().then_some("has no host; write \"http://host:port\"")
-}
-
-/// Sections that have names but nothing behind them in this version: used, they are refused rather than ignored.
-fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
-    let later =
-        [("sinks", settings.sinks.0.is_empty(), "sinks are"), ("routes", settings.routes.0.is_empty(), "routes are")];
-    for (path, unused, subject) in later {
-        if !unused {
-            problems.push(Problem::new(path, format!("{subject} not in this version; remove the setting")));
-        }
-    }
 }

@@ -179,7 +179,8 @@ impl JsonSchema for ImportHost {
 }
 
 impl ImportHost {
-    fn rule(&self) -> Result<HostRule, lakegate_places::RuleError> {
+    /// What it allows.
+    pub(super) fn rule(&self) -> Result<HostRule, lakegate_places::RuleError> {
         match self {
             Self::Name(name) => HostRule::parse(name),
             Self::Rule(rule) => {

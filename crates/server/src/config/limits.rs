@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::Rates;
+use super::consumers::DownstreamLimits;
 use super::units::{Period, Size};
 
 /// Bounds.
@@ -18,6 +19,8 @@ pub(crate) struct Limits {
     pub(crate) rates: Rates,
     /// WebSockets.
     pub(crate) websocket: WebSocketLimits,
+    /// Services that routes bring records to.
+    pub(crate) downstream: DownstreamLimits,
     /// How long a stop may take: requests in flight have the first half to end, then memory is committed. What is left
     /// then stays in the log.
     pub(crate) drain_timeout: Period,
@@ -30,6 +33,7 @@ impl Default for Limits {
             http: HttpLimits::default(),
             rates: Rates::default(),
             websocket: WebSocketLimits::default(),
+            downstream: DownstreamLimits::default(),
             drain_timeout: Period::from_secs(30),
         }
     }

@@ -5,6 +5,7 @@
 
 mod auth;
 mod check;
+mod consumers;
 mod imports;
 mod kafka;
 mod layers;

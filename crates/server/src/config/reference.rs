@@ -61,8 +61,10 @@ fn write_section(text: &mut String, path: &str, section: &Value) {
     if section.get("properties").is_some() {
         collect_rows(section, path, &mut rows);
     } else if let Some(inner) = section.get("additionalProperties").filter(|a| a.is_object()) {
-        let _ = writeln!(text, "\nIn the table, `NAME` stands for the stream's name.");
+        let _ = writeln!(text, "\nIn the table, `NAME` stands for the name that is given.");
         collect_rows(inner, &format!("{path}.NAME"), &mut rows);
+    } else if let Some(items) = section.get("items") {
+        collect_rows(items, &format!("{path}[]"), &mut rows);
     }
     if rows.is_empty() {
         return;

@@ -50,51 +50,6 @@ impl JsonSchema for Secret {
     }
 }
 
-/// A whole section that may hold secrets and is therefore shown by its size alone.
-#[derive(Clone, PartialEq, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct SecretSection(Value);
-
-impl SecretSection {
-    pub(crate) fn list() -> Self {
-        Self(Value::Array(Vec::new()))
-    }
-
-    pub(crate) fn object() -> Self {
-        Self(Value::Object(serde_json::Map::new()))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        match &self.0 {
-            Value::Array(items) => items.is_empty(),
-            Value::Object(members) => members.is_empty(),
-            _ => false,
-        }
-    }
-
-    /// The schema of a list.
-    pub(crate) fn list_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "array", "writeOnly": true })
-    }
-
-    /// The schema of an object.
-    pub(crate) fn object_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "writeOnly": true })
-    }
-}
-
-impl fmt::Debug for SecretSection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_empty() { "empty" } else { MASK })
-    }
-}
-
-impl Serialize for SecretSection {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if self.is_empty() { self.0.serialize(s) } else { s.serialize_str(MASK) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,8 +60,5 @@ mod tests {
         assert_eq!(secret.reveal(), "hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
         assert!(!serde_json::to_string(&secret).unwrap().contains("hunter2"));
-        let section: SecretSection = serde_json::from_str(r#"[{"key":"hunter2"}]"#).unwrap();
-        assert!(!format!("{section:?}").contains("hunter2"));
-        assert!(!serde_json::to_string(&section).unwrap().contains("hunter2"));
     }
 }

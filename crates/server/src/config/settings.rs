@@ -6,10 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, TlsSettings};
+use super::consumers::{RouteSettings, SinkSettings};
 use super::imports::Imports;
 use super::kafka::Kafka;
 use super::limits::Limits;
-use super::secret::{Secret, SecretSection};
+use super::secret::Secret;
 use super::stream::StreamSettings;
 use super::units::{Period, Size};
 
@@ -40,16 +41,22 @@ pub(crate) struct Settings {
     pub(crate) streams: BTreeMap<String, StreamSettings>,
     /// What is remembered to tell duplicates.
     pub(crate) duplicates: Duplicates,
-    /// Databases and queues to feed.
-    #[schemars(schema_with = "SecretSection::object_schema")]
-    pub(crate) sinks: Sinks,
+    /// Databases and queues to feed, by name.
+    pub(crate) sinks: BTreeMap<String, SinkSettings>,
     /// HTTP services to feed.
-    #[schemars(schema_with = "SecretSection::list_schema")]
-    pub(crate) routes: Routes,
+    pub(crate) routes: Vec<RouteSettings>,
     /// Bounds on what clients may ask for, and on how long things may take.
     pub(crate) limits: Limits,
     /// Logs and traces.
     pub(crate) telemetry: Telemetry,
+}
+
+impl Settings {
+    /// All consumers that are declared; what is wrong with one was found when the settings were read.
+    pub(crate) fn consumers(&self) -> impl Iterator<Item = lakegate_sinks::ConsumerSettings> {
+        let sinks = self.sinks.iter().filter_map(|(name, sink)| sink.consumer(name).ok());
+        sinks.chain(self.routes.iter().filter_map(|route| route.consumer().ok()))
+    }
 }
 
 /// This process.
@@ -313,28 +320,6 @@ impl Default for Catalog {
             token: Secret::default(),
             warehouse: String::new(),
         }
-    }
-}
-
-/// Databases and queues to feed. Not in this version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Sinks(pub(crate) SecretSection);
-
-impl Default for Sinks {
-    fn default() -> Self {
-        Self(SecretSection::object())
-    }
-}
-
-/// HTTP services to feed. Not in this version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Routes(pub(crate) SecretSection);
-
-impl Default for Routes {
-    fn default() -> Self {
-        Self(SecretSection::list())
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn load(text: &str) -> Result<Config, Problems> {
+pub(crate) fn load(text: &str) -> Result<Config, Problems> {
     load_with(text, &[])
 }
 
@@ -16,7 +16,7 @@ fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Config, Problem
     })
 }
 
-fn problems(text: &str) -> Vec<String> {
+pub(crate) fn problems(text: &str) -> Vec<String> {
     load(text).unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
@@ -181,7 +181,8 @@ fn s27_secrets_are_masked_in_what_is_shown_in_messages_and_when_debugged() {
         r#"{ "auth": { "api_keys": ["20170412"] } }"#,
         r#"{ "catalog": { "uri": "http://u:20170412@c/" } }"#,
         r#"{ "catalog": { "database": "postgres://u:20170412@db/x" } }"#,
-        r#"{ "sinks": { "a": { "password": "20170412" } } }"#,
+        r#"{ "sinks": { "a": { "clickhouse": { "password": 20170412 } } } }"#,
+        r#"{ "sinks": { "a": { "clickhouse": { "url": "http://u:20170412@c/" } } } }"#,
     ] {
         let found = problems(text).join("\n");
         assert!(!found.is_empty() && !found.contains("20170412"), "{text}: {found}");

@@ -13,6 +13,7 @@ use lakegate_sources::kafka::SourceState;
 use serde_json::{Map, Value, json};
 
 use super::App;
+use super::dependencies;
 use super::identity::Caller;
 use super::time::rfc3339;
 use crate::cli::VERSION;
@@ -97,7 +98,8 @@ fn disk_health(app: &App) -> ComponentHealth {
 
 /// How the whole is.
 pub(crate) fn overall(app: &App) -> Overall {
-    worst(components(app).iter().map(|(component, _)| component))
+    let own = worst(components(app).iter().map(|(component, _)| component));
+    dependencies::all(app).values().map(|one| one.state).max().unwrap_or(own).max(own)
 }
 
 fn worst<'a>(components: impl Iterator<Item = &'a ComponentHealth>) -> Overall {
@@ -112,8 +114,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response
     let failed = gate.totals.rejected + gate.totals.dead_lettered;
     #[allow(clippy::cast_precision_loss, reason = "a share for people")]
     let error_rate = failed as f64 / gate.totals.received.max(1) as f64;
-    let absent = ["redis", "clickhouse", "downstream"]
-        .map(|name| (name.to_owned(), json!({ "status": "notConfigured", "latencyMs": 0, "error": Value::Null })));
+    let dependencies = dependencies::all(&app);
+    let overall = dependencies.values().map(|one| one.state).max().unwrap_or(overall).max(overall);
     let services: Map<String, Value> = components
         .iter()
         .map(|(c, ms)| {
@@ -121,7 +123,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response
             let error = if hidden { Value::Null } else { c.message.clone().into() };
             (c.name.to_owned(), json!({ "status": Overall::of(c.state).as_str(), "latencyMs": ms, "error": error }))
         })
-        .chain(absent)
+        .chain(dependencies::services(&dependencies, caller.is_unknown()))
         .collect();
     let mut body = json!({
         "status": overall.as_str(),

@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use lakegate_log::LogHealth;
+use lakegate_sinks::ConsumerState;
 use metrics::gauge;
 use serde_json::json;
 
@@ -80,6 +81,7 @@ fn refresh(app: &App) {
         health::Overall::Degraded => 0.5,
         health::Overall::Unhealthy => 0.0,
     });
+    consumers(app);
     let gate = app.gate.status(None, None);
     gauge!("lakegate_memtable_bytes").set(gate.memtable_bytes as f64);
     gauge!("lakegate_memory_budget_bytes").set(gate.memory_budget as f64);
@@ -107,5 +109,33 @@ fn refresh(app: &App) {
             gauge!("lakegate_seconds_since_commit", &labels).set(seconds);
         }
         gauge!("lakegate_flush_failing", &labels).set(f64::from(u8::from(stream.last_error.is_some())));
+    }
+}
+
+/// What is shown of sinks and routes.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
+fn consumers(app: &App) {
+    for one in app.consumers.list() {
+        let labels = [("consumer", one.name.clone())];
+        gauge!("lakegate_consumer_lag_records", &labels).set(one.lag_records as f64);
+        gauge!("lakegate_consumer_lag_seconds", &labels).set(one.lag_seconds);
+        gauge!("lakegate_consumer_offset", &labels).set(one.offset as f64);
+        gauge!("lakegate_consumer_in_flight", &labels).set(one.in_flight as f64);
+        gauge!("lakegate_consumer_dead_kept", &labels).set(one.dead_kept as f64);
+        // The counts outlive the process: set, not counted.
+        let counts = [
+            ("matched", one.counts.matched),
+            ("delivered", one.counts.delivered),
+            ("skipped", one.counts.skipped),
+            ("dead", one.counts.dead),
+        ];
+        for (outcome, count) in counts {
+            let labels = [("consumer", one.name.clone()), ("outcome", outcome.to_owned())];
+            gauge!("lakegate_consumer_records", &labels).set(count as f64);
+        }
+        for (state, name) in ConsumerState::ALL {
+            let labels = [("consumer", one.name.clone()), ("state", name.to_owned())];
+            gauge!("lakegate_consumer_state", &labels).set(f64::from(u8::from(state == one.state)));
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! time are bounded. Refuses: rules about records and tables; a handler decodes, calls another room, encodes.
 
 mod audit;
+mod consumers;
+mod dependencies;
 mod dlq;
 mod feeds;
 mod flush;
@@ -37,6 +39,7 @@ use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{EmbeddedCatalog, Lake};
 use lakegate_log::Log;
+use lakegate_sinks::Consumers;
 use lakegate_sources::files::Imports;
 use lakegate_sources::kafka::KafkaSources;
 use lakegate_sources::rest::Rest;
@@ -74,6 +77,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) access: Access,
     pub(crate) gate: Gate,
+    pub(crate) consumers: Consumers,
     pub(crate) imports: Imports,
     pub(crate) kafka: KafkaSources,
     pub(crate) log: Log,
@@ -123,6 +127,7 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/dlq/{id}", get(dlq::show))
         .route("/api/dlq/replay", post(dlq::replay))
         .route("/api/feeds/{stream}", get(feeds::get))
+        .merge(consumers::routes())
         .merge(import_routes())
         .with_state(app.clone());
     let door = Door { access: app.access.clone(), open_metrics: app.config.settings.auth.open_metrics };
@@ -185,6 +190,7 @@ async fn index() -> Json<Value> {
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
+            "GET /api/consumers": "sinks and routes; POST /api/consumers/{name}/pause, resume, rewind?to=, skip; …/dead and …/dead/replay",
             "POST /api/ingest/file": "{\"path\": \"/srv/drop/a.parquet\"} imports a file; also parquet, csv, jsonl, sql, bulk, watch",
             "PUT /api/ingest/upload/{stream}": "imports the body",
             "GET /api/jobs": "the imports; DELETE /api/jobs/{id} ends one",

@@ -6,6 +6,7 @@
 //! acknowledged is lost by that, it is replayed at the next start.
 
 mod access;
+mod consumers;
 mod direct;
 mod folder;
 pub(crate) mod imports;
@@ -78,6 +79,9 @@ pub(crate) enum ServeError {
     /// Who is let in cannot be told.
     #[error("{0}")]
     Access(String),
+    /// Sinks and routes cannot be set up.
+    #[error("sinks and routes cannot be set up: {0}")]
+    Consumers(String),
     /// The queries cannot be set up.
     #[error("queries cannot be set up: {0}")]
     Query(String),

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::open::{Opened, open};
-use super::{ServeError, access, imports, kafka, queries, upkeep};
+use super::{ServeError, access, consumers, imports, kafka, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
@@ -98,8 +98,10 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
     let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
     let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
+    let consumers = consumers::open(&config, &gate, clock.clone())?;
     let app = Arc::new(App {
         access,
+        consumers,
         imports,
         kafka,
         clock,
@@ -298,6 +300,7 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     if tokio::time::timeout(within / 4, app.kafka.stop()).await.is_err() {
         tracing::warn!("Kafka sources were cut off; what they did not commit is read again after the next start");
     }
+    app.consumers.stop().await;
     app.gate.close("the server is ending");
     match tokio::time::timeout_at(deadline, app.gate.flush_all()).await {
         Ok(failed) if failed.is_empty() => tracing::info!("everything is in the lake"),
