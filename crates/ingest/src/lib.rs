@@ -58,8 +58,8 @@ mod upstream;
 mod wire;
 
 pub use api::{
-    ArrowRows, Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus, Submission,
-    SubmissionOutcome, SubmitError, Wire,
+    ArrowRows, Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus,
+    Submission, SubmissionOutcome, SubmitError, Wire,
 };
 pub use balance::BalanceError;
 pub use contracts::ContractStoreError;

@@ -193,11 +193,7 @@ impl Streams {
     }
 
     /// The tenant's stream whose contract is as asked, of those that have one of their own.
-    pub(crate) fn find(
-        &self,
-        tenant: &TenantId,
-        is_it: impl Fn(&StreamKey, &Contract) -> bool,
-    ) -> Option<StreamKey> {
+    pub(crate) fn find(&self, tenant: &TenantId, is_it: impl Fn(&StreamKey, &Contract) -> bool) -> Option<StreamKey> {
         let declared = self.declared.iter().find_map(|(stream, (_, shaper))| {
             let key = StreamKey { tenant: tenant.clone(), stream: stream.clone() };
             is_it(&key, &shaper.contract).then_some(key)

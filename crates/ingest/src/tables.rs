@@ -118,7 +118,8 @@ impl Gate {
         let undeclared = inner.undeclared_stream(tenant, table);
         let Some(found) = found else {
             let known = undeclared.filter(|key| inner.streams.is_known(key));
-            return known.map_or_else(|| Err(TableError::Unknown(table.clone())), |key| inner.with_contract(key, table));
+            return known
+                .map_or_else(|| Err(TableError::Unknown(table.clone())), |key| inner.with_contract(key, table));
         };
         let schema = found.view().schema();
         if let Some(key) = undeclared {

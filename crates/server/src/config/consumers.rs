@@ -454,7 +454,9 @@ fn address(text: &str) -> Result<reqwest::Url, String> {
         return Err("is not an address of HTTP; write \"http://host:port\" or \"https://host\"".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user or password in the address, where it would be logged; use the settings for them".to_owned());
+        return Err(
+            "has a user or password in the address, where it would be logged; use the settings for them".to_owned()
+        );
     }
     Ok(url)
 }
@@ -496,7 +498,8 @@ impl SinkSettings {
 
 impl ClickHouse {
     fn settings(&self) -> Result<ClickHouseSettings, Wrong> {
-        let named = |path, text: &str| if text.is_empty() { Err((path, "is empty".to_owned())) } else { Ok(text.to_owned()) };
+        let named =
+            |path, text: &str| if text.is_empty() { Err((path, "is empty".to_owned())) } else { Ok(text.to_owned()) };
         Ok(ClickHouseSettings {
             url: address(&self.url).map_err(|why| ("clickhouse.url", why))?,
             database: named("clickhouse.database", &self.database)?,
@@ -517,7 +520,10 @@ impl KafkaTopic {
             return Err(("kafka", "needs `brokers` and `topic`".to_owned()));
         }
         if let Some(name) = self.properties.keys().find(|name| !KAFKA_PROPERTIES.contains(&name.as_str())) {
-            return Err(("kafka.properties", format!("{name:?} may not be set; may be: {}", KAFKA_PROPERTIES.join(", "))));
+            return Err((
+                "kafka.properties",
+                format!("{name:?} may not be set; may be: {}", KAFKA_PROPERTIES.join(", ")),
+            ));
         }
         Ok(KafkaSettings {
             brokers: self.brokers.clone(),
@@ -617,11 +623,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Finds what is wrong with sinks and routes.
-pub(crate) fn check(
-    sinks: &BTreeMap<String, SinkSettings>,
-    routes: &[RouteSettings],
-    problems: &mut Vec<Problem>,
-) {
+pub(crate) fn check(sinks: &BTreeMap<String, SinkSettings>, routes: &[RouteSettings], problems: &mut Vec<Problem>) {
     let mut names: Vec<&str> = Vec::new();
     let all = sinks.iter().map(|(name, sink)| (format!("sinks.{name}"), name.as_str(), sink.consumer(name)));
     let routes =

@@ -5,7 +5,6 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
 
 /// What is shown in a secret's place.
 pub(crate) const MASK: &str = "********";
