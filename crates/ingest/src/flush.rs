@@ -222,7 +222,24 @@ impl Inner {
         done
     }
 
+    /// After a start without the lake: asks how far the table is, and lets go of what it has.
+    async fn settle(&self, unit: &TableUnit) -> Result<(), FlushError> {
+        if unit.memtable.is_settled() {
+            return Ok(());
+        }
+        let table = unit.open(&self.lake).await?;
+        let absorbed = table.view().absorbed_next_offset(self.log.id());
+        self.freeze(unit);
+        let gone = unit.memtable.settle(absorbed, |path| self.spills.read(path));
+        let gone = gone.map_err(|error| FlushError::Later(error.to_string()))?;
+        unit.absorbed.store(absorbed, Ordering::Release);
+        self.spills.retire(gone);
+        tracing::info!(table = %unit.table, absorbed, "the lake is back");
+        Ok(())
+    }
+
     async fn flush_step(&self, unit: &TableUnit) -> Result<bool, FlushError> {
+        self.settle(unit).await?;
         let pending = unit.progress.lock().pending.clone();
         let pending = match pending {
             Some(pending) => pending,
@@ -306,6 +323,9 @@ impl Inner {
             let Some(table) = unit.lake_table() else { continue };
             if let Err(error) = self.lake.maintain(&table).await {
                 tracing::debug!(table = %unit.table, %error, "files that nobody needs are removed later");
+            }
+            if !self.lake.care().compact {
+                continue;
             }
             match table.compact_once().await {
                 Ok(done) if done.removed > 0 => tracing::info!(

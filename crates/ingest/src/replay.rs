@@ -1,7 +1,8 @@
 //! After a restart: the log's frames back into the memtables, as they were decided.
 //!
 //! A frame whose records the lake has is only counted; any other is shaped again from the same bytes, under the same
-//! contract, by the same code, with the decisions that its header holds.
+//! contract, by the same code, with the decisions that its header holds. While the lake cannot be asked how far a table
+//! is, all of the table's records are put back, and what of them it has is let go once it answers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ impl Inner {
     pub(crate) async fn replay(&self) -> Result<Replayed, GateOpenError> {
         let mut replayed = Replayed::default();
         let counted_upto = self.balance.lock().upto_offset;
-        let mut lacks: HashMap<lakegate_model::TableName, u64> = HashMap::new();
+        let mut lacks = Lacks::default();
         for frame in self.log.read(self.log.first_offset()).map_err(GateOpenError::Log)? {
             let frame = frame.map_err(GateOpenError::Log)?;
             let next_offset = frame.first_offset + u64::from(frame.records);
@@ -70,11 +71,7 @@ impl Inner {
         Ok(replayed)
     }
 
-    async fn replay_frame(
-        &self,
-        frame: &Frame,
-        lacks: &mut HashMap<lakegate_model::TableName, u64>,
-    ) -> Result<u64, GateOpenError> {
+    async fn replay_frame(&self, frame: &Frame, lacks: &mut Lacks) -> Result<u64, GateOpenError> {
         let mut streams = Wanted::new();
         for touched in &frame.header.streams {
             if touched.fingerprint == 0 {
@@ -87,10 +84,11 @@ impl Inner {
             let stream = self.streams.resolve_as(&touched.key, touched.fingerprint, shaper);
             let stream = stream.map_err(|refusal| GateOpenError::Stream(refusal.message))?;
             let table = &stream.unit.table;
-            if !lacks.contains_key(table) {
-                lacks.insert(table.clone(), self.absorbed_of(&stream).await?);
+            if !lacks.from.contains_key(table) {
+                let absorbed = self.absorbed_of(&stream, &mut lacks.lake_is_away).await?;
+                lacks.from.insert(table.clone(), absorbed);
             }
-            if lacks.get(table).is_some_and(|absorbed| *absorbed < frame.next_offset) {
+            if lacks.from.get(table).is_some_and(|absorbed| *absorbed < frame.next_offset) {
                 streams.entry(touched.key.clone()).or_default().push(stream);
             }
         }
@@ -123,16 +121,36 @@ impl Inner {
         Ok(count)
     }
 
-    /// How far the lake has this stream's table; asks the catalog, and again while it is away.
-    async fn absorbed_of(&self, stream: &Stream) -> Result<u64, GateOpenError> {
+    /// How far the lake has this stream's table. While the lake is away: nothing of it is known to be there.
+    async fn absorbed_of(&self, stream: &Stream, lake_is_away: &mut bool) -> Result<u64, GateOpenError> {
         let unit = &stream.unit;
-        let found = self.lake.find_table(&unit.table).await;
-        let found =
-            found.map_err(|error| GateOpenError::Lake { table: unit.table.clone(), error: error.to_string() })?;
-        let absorbed = found.map_or(0, |table| table.view().absorbed_next_offset(self.log.id()));
+        // Each question takes its time to fail: one is enough.
+        let found = if *lake_is_away { None } else { Some(self.lake.find_table(&unit.table).await) };
+        let absorbed = match found {
+            Some(Ok(table)) => table.map_or(0, |table| table.view().absorbed_next_offset(self.log.id())),
+            Some(Err(error)) if !error.is_retryable() => {
+                return Err(GateOpenError::Lake { table: unit.table.clone(), error: error.to_string() });
+            }
+            away => {
+                if let Some(Err(error)) = away {
+                    tracing::warn!(table = %unit.table, %error, "the lake is away: records are taken, and wait in the log");
+                }
+                *lake_is_away = true;
+                unit.memtable.unsettle();
+                0
+            }
+        };
         unit.absorbed.store(absorbed, std::sync::atomic::Ordering::Release);
         Ok(absorbed)
     }
+}
+
+/// What the lake lacks, as far as it could be asked.
+#[derive(Default)]
+struct Lacks {
+    /// Of each table, the offset from which on.
+    from: HashMap<lakegate_model::TableName, u64>,
+    lake_is_away: bool,
 }
 
 /// What held for the records of a frame when it came.

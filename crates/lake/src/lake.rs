@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::catalog::CatalogError;
 use crate::error::LakeError;
-use crate::options::LakeOptions;
+use crate::options::{Care, LakeOptions};
 use crate::schema::creation_of;
 use crate::table::LakeTable;
 
@@ -21,6 +21,7 @@ pub struct Lake {
 
 pub(crate) struct Shared {
     pub(crate) options: LakeOptions,
+    pub(crate) care: Care,
     tables: Mutex<HashMap<TableName, Arc<LakeTable>>>,
 }
 
@@ -34,7 +35,19 @@ impl Lake {
     /// A lake over a warehouse and its catalog. Nothing is read yet.
     #[must_use]
     pub fn open(options: LakeOptions) -> Self {
-        Self { shared: Arc::new(Shared { options, tables: Mutex::default() }) }
+        Self::open_with(options, Care::default())
+    }
+
+    /// The same, with tables looked after as `care` says.
+    #[must_use]
+    pub fn open_with(options: LakeOptions, care: Care) -> Self {
+        Self { shared: Arc::new(Shared { options, care, tables: Mutex::default() }) }
+    }
+
+    /// How tables are looked after.
+    #[must_use]
+    pub fn care(&self) -> Care {
+        self.shared.care
     }
 
     /// Loads the contract's table, or makes it and its namespace. Columns of the contract that it lacks are added by the
@@ -127,7 +140,13 @@ impl Lake {
             Ok(()) | Err(CatalogError::AlreadyExists(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        let creation = creation_of(&name.name, contract, options.compression, options.target_file_bytes)?;
+        let creation = creation_of(
+            &name.name,
+            contract,
+            options.compression,
+            options.target_file_bytes,
+            self.shared.care.snapshots_keep,
+        )?;
         let loaded = match options.catalog.create_table(ident.namespace(), creation).await {
             // Another opener came first, or our own answer was lost: either way the table is there to be looked at.
             Err(CatalogError::AlreadyExists(_) | CatalogError::Unknown(_)) => {

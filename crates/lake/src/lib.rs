@@ -42,8 +42,8 @@ mod write;
 
 pub use adopt::{AdoptHow, AdoptPlan, Footer, Obstacle};
 pub use catalog::{
-    Catalog, CatalogError, EmbeddedCatalog, EmbeddedOptions, LoadedTable, NamespaceChange, RestCatalog, RestOptions,
-    TableChange,
+    Catalog, CatalogError, DatabaseAddress, EmbeddedCatalog, EmbeddedOptions, LoadedTable, NamespaceChange,
+    RestCatalog, RestOptions, TableChange,
 };
 pub use commit::{Commit, CommitOutcome, LogStep};
 pub use error::{CommitError, LakeError};
@@ -51,11 +51,11 @@ pub use history::GrownFile;
 pub use lake::Lake;
 pub use ledger::{FileChange, FileMark, FileState};
 pub use maintain::MaintainOutcome;
-pub use options::{Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
+pub use options::{Care, Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
 pub use rewrite::{CompactOutcome, RemovedOutcome, RewriteError};
 pub use scan::{BatchStream, Condition, Op, Scalar, ScanRequest};
 pub use service::{RestAnswer, RestService};
 pub use table::LakeTable;
 pub use view::{FileInfo, SnapshotInfo, TableView};
-pub use warehouse::{Warehouse, WarehouseError};
+pub use warehouse::{BucketOptions, Warehouse, WarehouseError};
 pub use write::WrittenFile;

@@ -8,11 +8,15 @@
 
 use std::collections::HashSet;
 
+use iceberg::spec::MAIN_BRANCH;
+use iceberg::{TableRequirement, TableUpdate};
+
+use crate::commit::snapshots_beyond;
 use crate::error::LakeError;
 use crate::lake::Lake;
 use crate::ledger::LEDGER;
 use crate::manifests::{load_manifest, load_manifest_list};
-use crate::table::LakeTable;
+use crate::table::{LakeTable, Retired};
 
 /// How many files one call removes, at most.
 const REMOVE_AT_ONCE: usize = 2_000;
@@ -28,6 +32,38 @@ pub struct MaintainOutcome {
     pub removed: usize,
     /// Files that wait for their time.
     pub waiting: usize,
+}
+
+impl LakeTable {
+    /// Expires the snapshots of the main branch beyond the newest `keep`; gives how many. Their files go when their time
+    /// has come, by [`Lake::maintain`] and the sweep. Branches and tags keep theirs.
+    ///
+    /// # Errors
+    /// The catalog or a file could not be read, or another commit came first.
+    pub async fn expire(&self, keep: usize) -> Result<usize, LakeError> {
+        let _turn = self.turn.lock().await;
+        let view = self.refresh().await?;
+        let metadata = view.metadata();
+        let expired = snapshots_beyond(metadata, keep.max(1));
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        let lists = expired.iter().filter_map(|id| metadata.snapshot_by_id(*id));
+        let lists = lists.map(|s| s.manifest_list().to_owned()).collect();
+        let requirements = vec![
+            TableRequirement::UuidMatch { uuid: metadata.uuid() },
+            TableRequirement::RefSnapshotIdMatch {
+                r#ref: MAIN_BRANCH.to_owned(),
+                snapshot_id: metadata.current_snapshot_id(),
+            },
+        ];
+        let count = expired.len();
+        let updates = vec![TableUpdate::RemoveSnapshots { snapshot_ids: expired }];
+        let loaded = self.lake.options.catalog.commit_table(self.ident(), requirements, updates).await?;
+        self.retire(Retired { now: lists, replaced: Vec::new(), last_needed_by: 0 }, &loaded.metadata);
+        self.adopt(loaded, None)?;
+        Ok(count)
+    }
 }
 
 impl Lake {
@@ -193,6 +229,21 @@ mod tests {
         assert_eq!(event_ids(&table.view()).await, ids(0..125));
         append(&table, 125, 126).await;
         assert_eq!(event_ids(&table.view()).await, ids(0..126));
+    }
+
+    #[tokio::test]
+    async fn snapshots_are_expired_when_asked_and_rows_and_position_stay() {
+        let bench = crate::test_support::Bench::new();
+        let table = bench.table().await;
+        for n in 0..10 {
+            append(&table, n, n + 1).await;
+        }
+        assert_eq!(table.expire(3).await.unwrap(), 7);
+        assert_eq!(table.expire(3).await.unwrap(), 0);
+        assert_eq!(table.view().snapshots().len(), 3);
+        append(&table, 10, 12).await;
+        let fresh = bench.rival(9, 9).find_table(&name()).await.unwrap().unwrap().view();
+        assert_eq!((event_ids(&fresh).await, fresh.snapshots().len()), (ids(0..12), 4));
     }
 
     fn make_old(folder: &std::path::Path) {

@@ -103,6 +103,23 @@ impl Pause for TokioPause {
     }
 }
 
+/// How tables are looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Care {
+    /// How many snapshots a new table keeps. At least 2.
+    pub snapshots_keep: usize,
+    /// Whether small files are made larger ones without being asked.
+    pub compact: bool,
+    /// How many bytes of small files one compaction takes, at most.
+    pub compact_bytes: u64,
+}
+
+impl Default for Care {
+    fn default() -> Self {
+        Self { snapshots_keep: crate::schema::DEFAULT_SNAPSHOTS_KEEP, compact: true, compact_bytes: 64 << 20 }
+    }
+}
+
 /// What a lake is opened with.
 #[derive(Clone)]
 pub struct LakeOptions {

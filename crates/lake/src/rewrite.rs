@@ -26,8 +26,6 @@ use crate::write::WrittenFile;
 const COMPACT_ENABLED: &str = "lakegate.compact.enabled";
 /// So many bytes of decoded rows are held at once.
 const HELD_BYTES: usize = 256 << 20;
-/// So many bytes of files are compacted at once, at most.
-const COMPACT_BYTES: u64 = 64 << 20;
 /// Files of about one size become one when they are so many.
 const COMPACT_FILES: usize = 8;
 /// Smaller files count as of one size.
@@ -112,7 +110,7 @@ impl LakeTable {
 
     /// The largest group of small files of one partition and about one size, the oldest first.
     async fn small_files(&self, view: &TableView) -> Result<Vec<DataFile>, LakeError> {
-        let metadata = view.metadata();
+        let (metadata, most) = (view.metadata(), self.lake.care.compact_bytes);
         let manifests = view.manifests().await?;
         let off = metadata.properties().get(COMPACT_ENABLED).is_some_and(|v| v == "false");
         if off || check_exchangeable(metadata.format_version(), &manifests).is_err() {
@@ -123,7 +121,7 @@ impl LakeTable {
             let content = view.manifest_cache.load(&view.warehouse, manifest).await?;
             for entry in content.entries().iter().filter(|e| e.is_alive()) {
                 let file = entry.data_file();
-                if file.file_size_in_bytes() <= COMPACT_BYTES / 4 {
+                if file.file_size_in_bytes() <= most / 4 {
                     let tier = file.file_size_in_bytes().max(SMALLEST_BYTES).ilog(8);
                     let group = groups.entry((file.partition().clone(), tier)).or_default();
                     group.push((entry.sequence_number, file.clone()));
@@ -135,7 +133,7 @@ impl LakeTable {
         let mut bytes: u64 = 0;
         let fits = |(_, file): &Aged| {
             bytes = bytes.saturating_add(file.file_size_in_bytes());
-            bytes <= COMPACT_BYTES
+            bytes <= most
         };
         Ok(group.into_iter().take_while(fits).map(|(_, file)| file).collect())
     }

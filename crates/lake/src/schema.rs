@@ -20,8 +20,8 @@ use crate::options::Compression;
 
 /// How many snapshots a table keeps; older ones are expired by the commits that go past it.
 pub(crate) const SNAPSHOTS_KEEP: &str = "lakegate.snapshots.keep";
-/// What [`SNAPSHOTS_KEEP`] is where a table does not say.
-pub(crate) const DEFAULT_SNAPSHOTS_KEEP: usize = 100;
+/// What [`SNAPSHOTS_KEEP`] is where neither the table nor the configuration says: every commit writes all of them anew.
+pub(crate) const DEFAULT_SNAPSHOTS_KEEP: usize = 30;
 
 /// The creation of a contract's table.
 pub(crate) fn creation_of(
@@ -29,6 +29,7 @@ pub(crate) fn creation_of(
     contract: &Contract,
     compression: Compression,
     target_file_bytes: u64,
+    snapshots_keep: usize,
 ) -> Result<TableCreation, LakeError> {
     let schema = schema_of(contract)?;
     let spec = spec_of(contract, &schema)?;
@@ -38,7 +39,7 @@ pub(crate) fn creation_of(
         .schema(schema)
         .partition_spec(spec)
         .sort_order_opt(order)
-        .properties(properties_of(compression, target_file_bytes))
+        .properties(properties_of(compression, target_file_bytes, snapshots_keep))
         .format_version(FormatVersion::V2);
     Ok(creation.build())
 }
@@ -145,14 +146,14 @@ fn field_id(schema: &Schema, column: &str) -> Result<i32, LakeError> {
     schema.field_id_by_name(column).ok_or_else(missing)
 }
 
-fn properties_of(compression: Compression, target_file_bytes: u64) -> HashMap<String, String> {
+fn properties_of(compression: Compression, target_file_bytes: u64, snapshots_keep: usize) -> HashMap<String, String> {
     [
         ("write.format.default", "parquet".to_owned()),
         ("write.parquet.compression-codec", compression.table_property().to_owned()),
         ("write.target-file-size-bytes", target_file_bytes.to_string()),
         ("write.metadata.delete-after-commit.enabled", "true".to_owned()),
         ("write.metadata.previous-versions-max", "30".to_owned()),
-        (SNAPSHOTS_KEEP, DEFAULT_SNAPSHOTS_KEEP.to_string()),
+        (SNAPSHOTS_KEEP, snapshots_keep.to_string()),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v))

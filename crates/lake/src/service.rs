@@ -6,7 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use iceberg::spec::{FormatVersion, Schema, SortOrder, UnboundPartitionSpec};
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
@@ -133,6 +134,10 @@ struct CommitTransaction {
 #[derive(Debug, Clone)]
 pub struct RestService {
     catalog: EmbeddedCatalog,
+    /// What engines are told of the store, as `GET /v1/config` has it.
+    told: Arc<BTreeMap<String, String>>,
+    /// The same with a key, as each table has it; empty where no key is lent: engines that get a part keep to it.
+    lent: Arc<BTreeMap<String, String>>,
 }
 
 type Answered = Result<RestAnswer, RestAnswer>;
@@ -168,24 +173,26 @@ fn failed(error: CatalogError) -> RestAnswer {
     }
 }
 
-fn table_body(loaded: &LoadedTable, staged: bool) -> Result<Value, RestAnswer> {
+fn table_body(loaded: &LoadedTable, staged: bool, properties: &BTreeMap<String, String>) -> Result<Value, RestAnswer> {
     let unwritable = |e: serde_json::Error| RestAnswer::error(500, "InternalServerError", &e.to_string());
     let metadata = serde_json::to_value(loaded.metadata.as_ref()).map_err(unwritable)?;
     let location = if staged { Value::Null } else { Value::from(loaded.metadata_location.clone()) };
-    Ok(json!({ "metadata-location": location, "metadata": metadata, "config": {} }))
+    Ok(json!({ "metadata-location": location, "metadata": metadata, "config": properties }))
 }
 
 impl RestService {
-    /// The service over that catalog.
+    /// The service over that catalog. `told` tells engines how to reach the files (`s3.endpoint`, …), `key` with what
+    /// key; that goes to who may read a table, with the table.
     #[must_use]
-    pub fn new(catalog: EmbeddedCatalog) -> Self {
-        Self { catalog }
+    pub fn new(catalog: EmbeddedCatalog, told: BTreeMap<String, String>, key: BTreeMap<String, String>) -> Self {
+        let lent = if key.is_empty() { BTreeMap::new() } else { told.clone().into_iter().chain(key).collect() };
+        Self { catalog, told: Arc::new(told), lent: Arc::new(lent) }
     }
 
     /// `GET /v1/config`
     #[must_use]
     pub fn config(&self) -> RestAnswer {
-        RestAnswer::ok(json!({ "defaults": {}, "overrides": {}, "endpoints": ENDPOINTS }))
+        RestAnswer::ok(json!({ "defaults": *self.told, "overrides": {}, "endpoints": ENDPOINTS }))
     }
 
     /// `GET /v1/namespaces?parent=`
@@ -275,7 +282,7 @@ impl RestService {
                 true => self.catalog.stage_table(&namespace, creation).await,
                 false => self.catalog.create_table(&namespace, creation).await,
             };
-            table_body(&made.map_err(failed)?, staged).map(RestAnswer::ok)
+            table_body(&made.map_err(failed)?, staged, &self.lent).map(RestAnswer::ok)
         };
         settle(work.await)
     }
@@ -287,7 +294,7 @@ impl RestService {
             let RegisterTable { name, metadata_location, overwrite } = parse(body)?;
             let table = TableIdent::new(namespace, name);
             let taken = self.catalog.register_table(&table, &metadata_location, overwrite.unwrap_or(false)).await;
-            table_body(&taken.map_err(failed)?, false).map(RestAnswer::ok)
+            table_body(&taken.map_err(failed)?, false, &self.lent).map(RestAnswer::ok)
         };
         settle(work.await)
     }
@@ -297,7 +304,7 @@ impl RestService {
         let work = async {
             let table = TableIdent::new(namespace_of(namespace)?, table.to_owned());
             let loaded = self.catalog.load_table(&table).await.map_err(failed)?;
-            table_body(&loaded, false).map(RestAnswer::ok)
+            table_body(&loaded, false, &self.lent).map(RestAnswer::ok)
         };
         settle(work.await)
     }
@@ -322,7 +329,7 @@ impl RestService {
                 return Err(RestAnswer::error(400, "BadRequestException", &message));
             }
             let loaded = self.catalog.commit_table(&table, requirements, updates).await.map_err(failed)?;
-            table_body(&loaded, false).map(RestAnswer::ok)
+            table_body(&loaded, false, &self.lent).map(RestAnswer::ok)
         };
         settle(work.await)
     }

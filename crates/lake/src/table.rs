@@ -230,10 +230,13 @@ impl LakeTable {
                     .map_err(|e| LakeError::Invalid(format!("{}: the rows could not be encoded: {e}", self.name)))??
             }
         };
-        let mut files = Vec::with_capacity(encoded.len());
-        for file in encoded {
-            self.lake.options.warehouse.finish(file.finished).await?;
-            files.push(file.data_file);
+        let (files, sinks): (Vec<_>, Vec<_>) = encoded.into_iter().map(|f| (f.data_file, f.finished)).unzip();
+        if let Err(error) = self.lake.options.warehouse.finish_all(sinks).await {
+            let locations = files.iter().map(|f| f.file_path().to_owned()).collect();
+            if let Err(error) = self.lake.options.warehouse.remove(locations).await {
+                tracing::debug!(table = %self.name, %error, "files that no commit will name are left to the sweep");
+            }
+            return Err(error.into());
         }
         let files = written(&plan, self.uuid, files);
         self.live.lock().extend(files.iter().map(|f| f.location().to_owned()));

@@ -123,6 +123,12 @@ impl TableView {
         self.total("total-data-files")
     }
 
+    /// How many bytes its data files have, by the snapshot's summary.
+    #[must_use]
+    pub fn total_file_bytes(&self) -> u64 {
+        self.total("total-files-size")
+    }
+
     fn total(&self, key: &str) -> u64 {
         let summary = self.metadata.current_snapshot().map(|s| &s.summary().additional_properties);
         summary.and_then(|s| s.get(key)).and_then(|v| v.parse().ok()).unwrap_or(0)

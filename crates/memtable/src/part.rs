@@ -1,6 +1,6 @@
 //! Parts of a memtable, and what a query is given of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -30,6 +30,15 @@ pub(crate) fn rows_below(runs: &[Run], durable: u64) -> usize {
 }
 
 impl Chunk {
+    /// Without the requests that lie wholly below `absorbed`; none where nothing is left.
+    fn cut_below(self, absorbed: u64) -> Option<Self> {
+        let gone = rows_below(&self.runs, absorbed);
+        let runs = self.runs.into_iter().filter(|run| run.next_offset > absorbed);
+        let runs = runs.map(|run| Run { rows_end: run.rows_end.saturating_sub(gone), ..run }).collect();
+        let left = self.batch.num_rows().saturating_sub(gone);
+        (left > 0).then(|| Self { batch: self.batch.slice(gone, left), runs })
+    }
+
     /// The durable rows, if there are any.
     pub(crate) fn durable_rows(&self, durable: u64) -> Option<RecordBatch> {
         match rows_below(&self.runs, durable) {
@@ -44,7 +53,8 @@ impl Chunk {
 #[derive(Debug, Clone)]
 enum Rows {
     Memory(Vec<Chunk>),
-    File(PathBuf),
+    /// The file, and the runs of each of its batches.
+    File(PathBuf, Vec<Vec<Run>>),
 }
 
 /// A part that takes no more rows and waits for its commit.
@@ -74,7 +84,7 @@ impl FrozenPart {
     pub fn batches(&self) -> Option<Vec<RecordBatch>> {
         match &*self.place.lock() {
             Rows::Memory(chunks) => Some(chunks.iter().map(|c| c.batch.clone()).collect()),
-            Rows::File(_) => None,
+            Rows::File(..) => None,
         }
     }
 
@@ -83,27 +93,51 @@ impl FrozenPart {
     pub fn file(&self) -> Option<PathBuf> {
         match &*self.place.lock() {
             Rows::Memory(_) => None,
-            Rows::File(path) => Some(path.clone()),
+            Rows::File(path, _) => Some(path.clone()),
         }
     }
 
     /// Gives up the rows in memory for a file that holds the same. Returns the bytes set free.
     pub(crate) fn move_to_file(&self, path: PathBuf) -> usize {
-        let before = std::mem::replace(&mut *self.place.lock(), Rows::File(path));
-        match before {
-            Rows::Memory(_) => self.bytes,
-            Rows::File(_) => 0,
-        }
+        let mut place = self.place.lock();
+        let (runs, freed) = match &mut *place {
+            Rows::Memory(chunks) => (chunks.iter_mut().map(|c| std::mem::take(&mut c.runs)).collect(), self.bytes),
+            Rows::File(_, runs) => (std::mem::take(runs), 0),
+        };
+        *place = Rows::File(path, runs);
+        freed
     }
 
     pub(crate) fn in_memory(&self) -> bool {
         matches!(&*self.place.lock(), Rows::Memory(_))
     }
 
+    /// What of the part lies at `absorbed` or behind it, in memory. `read_back` gives the batches of a file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn cut_below<E>(
+        &self,
+        absorbed: u64,
+        read_back: impl FnOnce(&Path) -> Result<Vec<RecordBatch>, E>,
+    ) -> Result<Self, E> {
+        let (batches, runs): (Vec<RecordBatch>, Vec<Vec<Run>>) = match &*self.place.lock() {
+            Rows::Memory(chunks) => chunks.iter().map(|c| (c.batch.clone(), c.runs.clone())).unzip(),
+            Rows::File(path, runs) => (read_back(path)?, runs.clone()),
+        };
+        let chunks: Vec<Chunk> = batches
+            .into_iter()
+            .zip(runs)
+            .filter_map(|(batch, runs)| Chunk { batch, runs }.cut_below(absorbed))
+            .collect();
+        let bytes = chunks.iter().map(|c| c.batch.get_array_memory_size()).sum();
+        Ok(Self::new(absorbed, self.next_offset, chunks, bytes, self.oldest_us))
+    }
+
     fn snapshot(&self, durable: u64) -> MemPart {
         let (batches, spilled) = match &*self.place.lock() {
             Rows::Memory(chunks) => (chunks.iter().filter_map(|c| c.durable_rows(durable)).collect(), None),
-            Rows::File(path) => (Vec::new(), Some(path.clone())),
+            Rows::File(path, _) => (Vec::new(), Some(path.clone())),
         };
         MemPart {
             first_offset: self.first_offset,
@@ -150,6 +184,9 @@ pub struct MemSnapshot {
     pub schema: SchemaRef,
     /// Frozen parts, oldest first, then the active one.
     pub parts: Vec<MemPart>,
+    /// Whether the parts begin where the lake ends; not so after a start without the lake, see
+    /// [`Memtable::settle`](crate::Memtable::settle).
+    pub is_settled: bool,
 }
 
 impl MemSnapshot {

@@ -1,7 +1,7 @@
 //! One table's memtable: active, frozen, snapshot.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -48,6 +48,7 @@ struct State {
     active: Active,
     frozen: VecDeque<Arc<FrozenPart>>,
     guests: Guests,
+    is_settled: bool,
 }
 
 /// The rows of one table that are not in the lake yet.
@@ -69,7 +70,8 @@ impl Memtable {
         total_bytes: Arc<AtomicUsize>,
         batch_rows: usize,
     ) -> Self {
-        let state = State { schema, active: Active::default(), frozen: VecDeque::new(), guests: Guests::default() };
+        let (active, guests) = (Active::default(), Guests::default());
+        let state = State { schema, active, frozen: VecDeque::new(), guests, is_settled: true };
         Self { table, durable, total_bytes, batch_rows, state: Mutex::new(state) }
     }
 
@@ -125,8 +127,11 @@ impl Memtable {
     pub fn snapshot(&self) -> Result<MemSnapshot, ArrowError> {
         let state = self.state.lock();
         let durable = self.durable.load(Ordering::Acquire);
-        let mut snapshot =
-            MemSnapshot { schema: state.schema.clone(), parts: Vec::with_capacity(state.frozen.len() + 1) };
+        let mut snapshot = MemSnapshot {
+            schema: state.schema.clone(),
+            parts: Vec::with_capacity(state.frozen.len() + 1),
+            is_settled: state.is_settled,
+        };
         for part in &state.frozen {
             snapshot.push_frozen(part, durable);
         }
@@ -181,6 +186,47 @@ impl Memtable {
     pub fn drop_guest(&self, guest: &Guest) {
         let bytes = self.state.lock().guests.remove(guest);
         self.total_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the rows to come may be in the lake already: it could not be asked how far it is.
+    pub fn unsettle(&self) {
+        self.state.lock().is_settled = false;
+    }
+
+    /// Whether the rows begin where the lake ends.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.state.lock().is_settled
+    }
+
+    /// The lake has been asked, and has everything below `absorbed`: lets go of it, also where a part lies across.
+    /// Nothing may be active: what is, is frozen before. Gives the parts that are gone.
+    ///
+    /// # Errors
+    /// The file of the part that lies across cannot be read; then nothing was changed.
+    pub fn settle<E>(
+        &self,
+        absorbed: u64,
+        read_back: impl FnOnce(&Path) -> Result<Vec<RecordBatch>, E>,
+    ) -> Result<Vec<Arc<FrozenPart>>, E> {
+        let mut state = self.state.lock();
+        let across = state.frozen.iter().position(|p| p.first_offset < absorbed && absorbed < p.next_offset);
+        let mut gone = Vec::new();
+        if let Some((at, part)) = across.and_then(|at| Some((at, state.frozen.get(at)?.clone()))) {
+            let rest = Arc::new(part.cut_below(absorbed, read_back)?);
+            self.total_bytes.fetch_add(rest.bytes, Ordering::Relaxed);
+            if part.in_memory() {
+                self.total_bytes.fetch_sub(part.bytes, Ordering::Relaxed);
+            }
+            if let Some(place) = state.frozen.get_mut(at) {
+                *place = rest;
+            }
+            gone.push(part);
+        }
+        state.is_settled = true;
+        drop(state);
+        gone.extend(self.drop_absorbed(absorbed));
+        Ok(gone)
     }
 
     /// Gives up the memory of a frozen part for a file that holds the same rows.

@@ -150,3 +150,47 @@ fn rows_of_another_log_are_seen_until_a_view_counts_their_part_and_leave_ours_al
     table.drop_guest(&guest(5));
     assert_eq!(table.stats().records, 1);
 }
+
+#[test]
+fn after_a_start_without_the_lake_only_what_it_lacks_is_left_also_of_a_part_that_lies_across() {
+    for spilled in [false, true] {
+        for absorbed in 0..12 {
+            let (table, durable, tables) = memtable();
+            table.unsettle();
+            durable.store(100, Ordering::Release);
+            for n in 0..3 {
+                push_one(&table, n, n.cast_unsigned());
+            }
+            table.lock().freeze(3).unwrap();
+            for n in 3..6 {
+                push_one(&table, n, n.cast_unsigned());
+            }
+            table.lock().push_batch(batch(&[6, 7]), 6, 8, 1).unwrap();
+            push_one(&table, 8, 8);
+            table.lock().freeze(9).unwrap();
+            push_one(&table, 9, 9);
+            table.lock().freeze(10).unwrap();
+            // A commit never ends within a request.
+            if absorbed == 7 {
+                continue;
+            }
+            let parts = table.frozen();
+            let rows = parts[1].batches().unwrap();
+            if spilled {
+                table.move_to_file(&parts[1], "part".into());
+            }
+            assert!(!table.snapshot().unwrap().is_settled);
+            let gone = table.settle(absorbed, |_| Ok::<_, ()>(rows)).unwrap();
+            assert!(table.is_settled() && gone.iter().all(|p| p.first_offset < absorbed));
+            let left: Vec<i64> = (0..10_i64).filter(|n| n.cast_unsigned() >= absorbed).collect();
+            let kept: Vec<i64> = match spilled && absorbed <= 3 {
+                // The part in a file is whole, and stays there.
+                true => left.into_iter().filter(|n| !(3..9).contains(n)).collect(),
+                false => left,
+            };
+            assert_eq!(seen(&table.snapshot().unwrap(), 0), kept, "absorbed {absorbed}, spilled {spilled}");
+            table.settle(100, |_| Ok::<_, ()>(Vec::new())).unwrap();
+            assert_eq!(tables.bytes(), 0);
+        }
+    }
+}

@@ -51,6 +51,9 @@ impl TableSnapshot {
             None => None,
         };
         let cold = lake.newest_view(name).await?;
+        if snapshot.as_ref().is_some_and(|s| !s.is_settled) {
+            return Err(QueryError::Unavailable(format!("the lake has not said yet how far {name} is")));
+        }
         if snapshot.is_none() && cold.is_none() {
             return Ok(None);
         }

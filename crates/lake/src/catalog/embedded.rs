@@ -1,31 +1,32 @@
-//! The catalog in the binary: pointers to metadata files, in SQLite.
+//! The catalog in the binary: pointers to metadata files, in SQLite or PostgreSQL.
 //!
 //! The database has the two tables of Iceberg's own SQL catalogs (`iceberg_tables`, `iceberg_namespace_properties`), so
 //! that other tools can open it. A commit writes the next metadata file, syncs it and its folder, and then moves the
-//! pointer by a compare-and-swap `UPDATE`; the database runs in WAL mode with `synchronous = FULL`. Two commits
-//! at once: one moves the pointer, the other looks again and either still holds or gets a conflict.
+//! pointer by a compare-and-swap `UPDATE`; SQLite runs in WAL mode with `synchronous = FULL`. Two commits at once, of
+//! one process or of several: one moves the pointer, the other looks again and either still holds or gets a conflict.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use iceberg::spec::TableMetadata;
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
 use lakegate_env::Random;
 use parking_lot::Mutex;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 use super::{Catalog, CatalogError, LoadedTable, NamespaceChange};
 use crate::warehouse::Warehouse;
 
 mod create;
+mod database;
 mod namespaces;
 mod purge;
 mod tables;
 #[cfg(test)]
 mod tests;
+
+use database::Database;
+pub use database::DatabaseAddress;
 
 /// The catalog's name in the database's rows.
 const CATALOG: &str = "lakegate";
@@ -34,19 +35,11 @@ const CACHED_TABLES: usize = 512;
 /// How often a commit whose pointer moved under it looks again, before it is a conflict.
 const SWAP_ATTEMPTS: u32 = 16;
 
-const SCHEMA: &[&str] = &[
-    "CREATE TABLE IF NOT EXISTS iceberg_tables (catalog_name VARCHAR(255) NOT NULL, table_namespace VARCHAR(255) NOT NULL, \
-     table_name VARCHAR(255) NOT NULL, metadata_location VARCHAR(1000), previous_metadata_location VARCHAR(1000), \
-     iceberg_type VARCHAR(5), PRIMARY KEY (catalog_name, table_namespace, table_name))",
-    "CREATE TABLE IF NOT EXISTS iceberg_namespace_properties (catalog_name VARCHAR(255) NOT NULL, namespace VARCHAR(255) NOT NULL, \
-     property_key VARCHAR(255) NOT NULL, property_value VARCHAR(1000), PRIMARY KEY (catalog_name, namespace, property_key))",
-];
-
 /// What an embedded catalog is opened with.
 #[derive(Clone)]
 pub struct EmbeddedOptions {
-    /// The SQLite file; made if it is not there.
-    pub database: PathBuf,
+    /// Where its database is.
+    pub database: DatabaseAddress,
     /// Where tables' files lie.
     pub warehouse: Warehouse,
     /// Where names come from.
@@ -60,7 +53,7 @@ pub struct EmbeddedCatalog {
 }
 
 struct Shared {
-    pool: SqlitePool,
+    database: Database,
     warehouse: Warehouse,
     random: Arc<dyn Random>,
     newest: Mutex<HashMap<TableIdent, (String, Arc<TableMetadata>)>>,
@@ -77,30 +70,12 @@ impl EmbeddedCatalog {
     /// Opens the database, and makes its tables where they are missing.
     ///
     /// # Errors
-    /// The file cannot be opened or is no SQLite database.
+    /// SQLite's file cannot be opened or is no SQLite database; PostgreSQL refuses. PostgreSQL that is away is waited for
+    /// by what needs it.
     pub async fn open(options: EmbeddedOptions) -> Result<Self, CatalogError> {
         let EmbeddedOptions { database, warehouse, random } = options;
-        if let Some(folder) = database.parent().filter(|f| !f.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|e| {
-                CatalogError::Unavailable(format!("cannot make the catalog's folder {}: {e}", folder.display()))
-            })?;
-        }
-        let connect = SqliteConnectOptions::new()
-            .filename(&database)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(connect).await.map_err(unavailable)?;
-        for statement in SCHEMA {
-            sqlx::query(*statement).execute(&pool).await.map_err(unavailable)?;
-        }
-        // The files were made just now, maybe: their folder's entries are to survive a power cut too.
-        if let Some(folder) = database.parent().filter(|f| !f.as_os_str().is_empty()) {
-            let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());
-            synced.map_err(|e| CatalogError::Unavailable(format!("cannot sync the catalog's folder: {e}")))?;
-        }
-        let shared = Shared { pool, warehouse, random, newest: Mutex::default(), turns: Mutex::default() };
+        let database = Database::open(database).await?;
+        let shared = Shared { database, warehouse, random, newest: Mutex::default(), turns: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -112,7 +87,7 @@ impl EmbeddedCatalog {
 
     /// Closes the database; what is open after it errs.
     pub async fn close(&self) {
-        self.shared.pool.close().await;
+        self.shared.database.close().await;
     }
 
     /// Builds a new table's metadata without making the table: the first half of a create that commits later.
@@ -137,16 +112,12 @@ impl EmbeddedCatalog {
 
     /// The pointer as the database has it.
     async fn pointer(&self, table: &TableIdent) -> Result<Option<String>, CatalogError> {
-        let found: Option<(String,)> = sqlx::query_as(
-            "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = ? AND table_namespace = ? AND table_name = ?",
-        )
-        .bind(CATALOG)
-        .bind(key_of(table.namespace())?)
-        .bind(table.name())
-        .fetch_optional(&self.shared.pool)
-        .await
-        .map_err(unavailable)?;
-        Ok(found.map(|(location,)| location))
+        let key = key_of(table.namespace())?;
+        let found = self.shared.database.rows(
+            "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3",
+            &[CATALOG, &key, table.name()],
+        ).await;
+        Ok(found?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
     }
 
     async fn load_if_there(&self, table: &TableIdent) -> Result<Option<LoadedTable>, CatalogError> {
@@ -195,10 +166,6 @@ pub struct TableChange {
 
 async fn read_or_reload(catalog: &EmbeddedCatalog, location: &str) -> Result<Arc<TableMetadata>, CatalogError> {
     super::read_metadata(&catalog.shared.warehouse, location).await
-}
-
-fn unavailable(error: sqlx::Error) -> CatalogError {
-    CatalogError::Unavailable(format!("the catalog's database: {error}"))
 }
 
 /// A namespace as the database's rows name it: its levels with points between them.

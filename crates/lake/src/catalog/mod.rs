@@ -1,6 +1,6 @@
 //! Catalogs: who says which metadata file is a table's newest.
 //!
-//! One seam, four sides: [`EmbeddedCatalog`] on SQLite, [`RestCatalog`] for any external server, and, for tests and the
+//! One seam, four sides: [`EmbeddedCatalog`] on SQLite or PostgreSQL, [`RestCatalog`] for any external server, and, for tests and the
 //! simulation, a catalog in memory and one that fails on command ([`crate::testing`]). A commit is a value, the
 //! `(requirements, updates)` of the Iceberg REST specification; a catalog either applies all of it or nothing.
 
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use iceberg::spec::TableMetadata;
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
 
-pub use embedded::{EmbeddedCatalog, EmbeddedOptions, TableChange};
+pub use embedded::{DatabaseAddress, EmbeddedCatalog, EmbeddedOptions, TableChange};
 pub(crate) use metadata::{
     apply_commit, create_metadata, encode_metadata, expired_locations, next_location, read_metadata,
 };

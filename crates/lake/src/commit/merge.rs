@@ -90,12 +90,15 @@ fn tier_of(manifest: &ManifestFile) -> u32 {
 }
 
 /// The snapshots to be expired with the next commit: the oldest, once there are a fifth more than the table is to keep.
-/// What another branch or a tag still reaches stays.
 pub(super) fn expired_snapshots(metadata: &TableMetadata) -> Vec<i64> {
     let keep =
         metadata.properties().get(SNAPSHOTS_KEEP).and_then(|v| v.parse().ok()).unwrap_or(DEFAULT_SNAPSHOTS_KEEP).max(2);
-    let off = metadata.properties().get("gc.enabled").is_some_and(|v| v == "false");
-    if off || metadata.snapshots().len() <= keep + keep / 5 {
+    if metadata.snapshots().len() <= keep + keep / 5 { Vec::new() } else { snapshots_beyond(metadata, keep) }
+}
+
+/// The snapshots of the main branch beyond its newest `keep`, but for those that another branch or a tag still reaches.
+pub(crate) fn snapshots_beyond(metadata: &TableMetadata, keep: usize) -> Vec<i64> {
+    if metadata.properties().get("gc.enabled").is_some_and(|v| v == "false") {
         return Vec::new();
     }
     let Some(refs) = refs_of(metadata) else { return Vec::new() };

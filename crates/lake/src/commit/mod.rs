@@ -36,6 +36,7 @@ use crate::write::WrittenFile;
 
 use attempt::Attempt;
 pub(crate) use exchange::{Exchange, check_exchangeable};
+pub(crate) use merge::snapshots_beyond;
 pub(crate) use state::{COUNTERS, LogKeys, LogState};
 
 /// The snapshot summary's key of the commit's id.
@@ -139,6 +140,9 @@ pub(super) struct BaseState {
     pub(super) ledger: Ledger,
 }
 
+/// A commit that tried for so long says what it waits for, and is brought again later.
+const PATIENCE_SECONDS: f64 = 15.0;
+
 impl LakeTable {
     /// Commits. Tries again by itself after conflicts, lost answers and short absences of the catalog.
     ///
@@ -173,7 +177,7 @@ impl LakeTable {
                     metrics::histogram!("lakegate_lake_commit_seconds").record(self.seconds_since(started_us));
                     return Ok(outcome);
                 }
-                Ok(Step::Again) if rounds >= limit => {
+                Ok(Step::Again) if rounds >= limit || self.seconds_since(started_us) >= PATIENCE_SECONDS => {
                     self.set_doubt(progress.doubt(commit.commit_id, self.doubt()));
                     let (outcome_unknown, Progress { attempts, last, .. }) = (progress.is_unknown(), progress);
                     return Err(CommitError::Unavailable {

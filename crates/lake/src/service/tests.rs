@@ -1,23 +1,24 @@
 //! Statuses and shapes of the answers; what other engines make of them is tried with the engines themselves.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::{RestAnswer, RestService};
-use crate::catalog::{EmbeddedCatalog, EmbeddedOptions};
+use crate::catalog::{DatabaseAddress, EmbeddedCatalog, EmbeddedOptions};
 use crate::warehouse::Warehouse;
 
 async fn service() -> (tempfile::TempDir, RestService) {
     let folder = tempfile::tempdir().unwrap();
     let warehouse = Warehouse::open_folder(&folder.path().join("lake")).unwrap();
     let options = EmbeddedOptions {
-        database: folder.path().join("catalog.db"),
+        database: DatabaseAddress::Sqlite(folder.path().join("catalog.db")),
         warehouse,
         random: Arc::new(lakegate_env::SystemRandom),
     };
     let catalog = EmbeddedCatalog::open(options).await.unwrap();
-    (folder, RestService::new(catalog))
+    (folder, RestService::new(catalog, BTreeMap::new(), BTreeMap::new()))
 }
 
 fn kind(answer: &RestAnswer) -> (u16, String) {

@@ -1,17 +1,30 @@
-//! Where the tables' files lie: a local folder, or memory.
+//! Where the tables' files lie: a local folder, a bucket, or memory.
 //!
 //! Promises: what [`Warehouse::save`] and a finished [`Sink`] report as written survives a power cut, file and folder
-//! entry; a location outside the root is refused before anything is opened. Every location is a URI below
-//! [`Warehouse::root`]; a scheme such as `s3://` would be another [`Place`].
+//! entry, or is in the store under its name, whole; a location outside the root is refused before anything is opened.
+//! Every location is a URI below [`Warehouse::root`].
 
-use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+mod bucket;
+mod disk;
+mod sink;
+
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::stream::TryStreamExt;
 use iceberg::io::FileIO;
+
+use bucket::Bucket;
+use disk::{create_folders, create_on_disk, list_on_disk, on_disk, path_of, remove_from_disk, save_on_disk, uniform};
+
+pub use bucket::BucketOptions;
+use sink::SinkTo;
+pub(crate) use sink::{Finished, Sink};
+
+/// How many requests to a bucket one call has under way at once.
+const REQUESTS_AT_ONCE: usize = 8;
 
 /// A place for tables' files. Clones share it.
 #[derive(Debug, Clone)]
@@ -29,6 +42,7 @@ struct Inner {
 #[derive(Debug)]
 enum Place {
     Folder,
+    Bucket(Arc<Bucket>),
     Memory,
 }
 
@@ -92,6 +106,20 @@ impl Warehouse {
             real.to_str().ok_or_else(|| wrong(io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8")))?;
         let root = format!("file://{}", text.trim_end_matches('/'));
         Ok(Self { inner: Arc::new(Inner { root, io: FileIO::new_with_fs(), place: Place::Folder }) })
+    }
+
+    /// A bucket of an S3 store. Nothing is asked of the store yet: it may be away.
+    ///
+    /// # Errors
+    /// The options do not hold together.
+    pub fn open_bucket(options: BucketOptions) -> Result<Self, WarehouseError> {
+        Ok(Self::of_bucket(Bucket::open(options)?))
+    }
+
+    fn of_bucket(bucket: Bucket) -> Self {
+        let bucket = Arc::new(bucket);
+        let (root, io) = (bucket.root().to_owned(), bucket::file_io(&bucket));
+        Self { inner: Arc::new(Inner { root, io, place: Place::Bucket(bucket) }) }
     }
 
     /// Memory: for simulations and tests. Gone with the last clone.
@@ -161,8 +189,14 @@ impl Warehouse {
         for (location, _) in &files {
             self.check(location)?;
         }
-        match self.inner.place {
+        match &self.inner.place {
             Place::Folder => on_disk(move || save_on_disk(&files)).await,
+            Place::Bucket(bucket) => {
+                let puts = files
+                    .into_iter()
+                    .map(|(location, bytes)| Ok(async move { bucket.put_new(&location, bytes).await }));
+                futures::stream::iter(puts).try_buffer_unordered(REQUESTS_AT_ONCE).try_collect().await
+            }
             Place::Memory => {
                 for (location, bytes) in files {
                     self.save_in_memory(&location, bytes).await?;
@@ -193,8 +227,12 @@ impl Warehouse {
         for location in &locations {
             self.check(location)?;
         }
-        match self.inner.place {
+        match &self.inner.place {
             Place::Folder => on_disk(move || locations.iter().try_for_each(|l| remove_from_disk(l))).await,
+            Place::Bucket(bucket) => {
+                let removals = locations.into_iter().map(|location| Ok(async move { bucket.remove(&location).await }));
+                futures::stream::iter(removals).try_buffer_unordered(REQUESTS_AT_ONCE).try_collect().await
+            }
             Place::Memory => {
                 for location in locations {
                     let wrong = |e: iceberg::Error| WarehouseError::Store {
@@ -214,20 +252,21 @@ impl Warehouse {
         for location in &locations {
             self.check(location)?;
         }
-        match self.inner.place {
+        match &self.inner.place {
             Place::Folder => on_disk(move || locations.iter().try_for_each(|l| create_folders(&path_of(l)))).await,
-            Place::Memory => Ok(()),
+            Place::Bucket(_) | Place::Memory => Ok(()),
         }
     }
 
     /// The files below a folder, with their age in seconds; empty for a place that cannot list.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, WarehouseError> {
         self.check(folder)?;
-        match self.inner.place {
+        match &self.inner.place {
             Place::Folder => {
                 let folder = folder.to_owned();
                 on_disk(move || list_on_disk(&folder)).await
             }
+            Place::Bucket(bucket) => bucket.list(folder).await,
             Place::Memory => Ok(Vec::new()),
         }
     }
@@ -235,187 +274,26 @@ impl Warehouse {
     /// Opens a new file to be written piece by piece.
     pub(crate) fn create(&self, location: &str) -> Result<Sink, WarehouseError> {
         self.check(location)?;
-        let to = match self.inner.place {
+        let to = match &self.inner.place {
             Place::Folder => SinkTo::File(create_on_disk(&path_of(location), location)?),
+            Place::Bucket(bucket) => SinkTo::Object(Box::new(bucket.upload(location)?)),
             Place::Memory => SinkTo::Memory(Vec::new()),
         };
-        Ok(Sink { location: location.to_owned(), to })
+        Ok(Sink::new(location, to))
     }
 
     /// Makes a finished sink's content survive a power cut.
     pub(crate) async fn finish(&self, sink: Finished) -> Result<(), WarehouseError> {
-        if let Finished::Memory { location, bytes } = sink {
-            self.save_in_memory(&location, bytes).await?;
-        }
-        Ok(())
-    }
-}
-
-/// A file being written.
-#[derive(Debug)]
-pub(crate) struct Sink {
-    location: String,
-    to: SinkTo,
-}
-
-#[derive(Debug)]
-enum SinkTo {
-    File(File),
-    Memory(Vec<u8>),
-}
-
-/// A file written to its end.
-#[derive(Debug)]
-pub(crate) enum Finished {
-    /// On disk, synced with its folder.
-    Disk,
-    /// Still to be put into the memory's store.
-    Memory { location: String, bytes: Bytes },
-}
-
-impl Sink {
-    /// Syncs file and folder.
-    pub(crate) fn sync(self) -> Result<Finished, WarehouseError> {
-        let Self { location, to } = self;
-        match to {
-            SinkTo::File(file) => {
-                let wrong = |source| WarehouseError::Io { action: "sync", location: location.clone(), source };
-                file.sync_data().map_err(wrong)?;
-                sync_folder(path_of(&location).parent())?;
-                Ok(Finished::Disk)
-            }
-            SinkTo::Memory(bytes) => Ok(Finished::Memory { location, bytes: Bytes::from(bytes) }),
+        match sink {
+            Finished::Disk => Ok(()),
+            Finished::Object(upload) => upload.finish().await,
+            Finished::Memory { location, bytes } => self.save_in_memory(&location, bytes).await,
         }
     }
 
-    /// Removes what was written so far.
-    pub(crate) fn abandon(location: &str) {
-        let path = path_of(location);
-        if location.starts_with("file:")
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            tracing::warn!(%location, %error, "an unfinished data file could not be removed");
-        }
+    /// As [`Self::finish`] for each, several at once where that is faster. When one errs, others may be there or not.
+    pub(crate) async fn finish_all(&self, sinks: Vec<Finished>) -> Result<(), WarehouseError> {
+        let each = sinks.into_iter().map(|sink| Ok(self.finish(sink)));
+        futures::stream::iter(each).try_buffer_unordered(REQUESTS_AT_ONCE).try_collect().await
     }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.to {
-            SinkTo::File(file) => file.write(bytes),
-            SinkTo::Memory(buffer) => buffer.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// `file:/x`, `file:///x` and `/x` are one place.
-fn uniform(location: &str) -> std::borrow::Cow<'_, str> {
-    if location.starts_with('/') {
-        return format!("file://{location}").into();
-    }
-    match location.strip_prefix("file:/") {
-        Some(rest) if !rest.starts_with('/') => format!("file:///{rest}").into(),
-        _ => location.into(),
-    }
-}
-
-fn path_of(location: &str) -> PathBuf {
-    let location = uniform(location);
-    PathBuf::from(location.strip_prefix("file://").unwrap_or(&location))
-}
-
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, WarehouseError> + Send + 'static,
-) -> Result<T, WarehouseError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        let (action, location) = ("run a disk task for", "the warehouse".to_owned());
-        Err(WarehouseError::Store { action, location, message: e.to_string() })
-    })
-}
-
-fn save_on_disk(files: &[(String, Bytes)]) -> Result<(), WarehouseError> {
-    let mut folders = BTreeSet::new();
-    for (location, bytes) in files {
-        let wrong = |source| WarehouseError::Io { action: "write", location: location.clone(), source };
-        let path = path_of(location);
-        let mut file = create_on_disk(&path, location)?;
-        file.write_all(bytes).and_then(|()| file.sync_data()).map_err(wrong)?;
-        folders.extend(path.parent().map(Path::to_path_buf));
-    }
-    folders.iter().try_for_each(|folder| sync_folder(Some(folder)))
-}
-
-/// Creates a file that must not exist; missing folders above it are made, and synced into theirs.
-fn create_on_disk(path: &Path, location: &str) -> Result<File, WarehouseError> {
-    let wrong = |source| WarehouseError::Io { action: "create", location: location.to_owned(), source };
-    let open = || OpenOptions::new().write(true).create_new(true).open(path);
-    match open() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().ok_or_else(|| wrong(e))?;
-            create_folders(folder)?;
-            open().map_err(wrong)
-        }
-        other => other.map_err(wrong),
-    }
-}
-
-fn create_folders(folder: &Path) -> Result<(), WarehouseError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = folder.parent() {
-        create_folders(above)?;
-    }
-    match std::fs::create_dir(folder) {
-        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-            Err(WarehouseError::Io { action: "create the folder", location: folder.display().to_string(), source })
-        }
-        _ => sync_folder(folder.parent()),
-    }
-}
-
-fn sync_folder(folder: Option<&Path>) -> Result<(), WarehouseError> {
-    let Some(folder) = folder else { return Ok(()) };
-    let wrong =
-        |source| WarehouseError::Io { action: "sync the folder", location: folder.display().to_string(), source };
-    File::open(folder).and_then(|f| f.sync_all()).map_err(wrong)
-}
-
-fn remove_from_disk(location: &str) -> Result<(), WarehouseError> {
-    match std::fs::remove_file(path_of(location)) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(WarehouseError::Io { action: "remove", location: location.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Symbolic links are neither followed nor listed.
-fn list_on_disk(folder: &str) -> Result<Vec<(String, u64)>, WarehouseError> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.trim_end_matches('/').to_owned()];
-    while let Some(folder) = folders.pop() {
-        let wrong = |source| WarehouseError::Io { action: "list", location: folder.clone(), source };
-        let entries = match std::fs::read_dir(path_of(&folder)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other.map_err(wrong)?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(wrong)?;
-            // Removed since it was listed: another sweep, or a commit.
-            let Ok(meta) = entry.metadata() else { continue };
-            let Some(location) = entry.file_name().to_str().map(|name| format!("{folder}/{name}")) else { continue };
-            if meta.is_dir() {
-                folders.push(location);
-            } else if meta.is_file() {
-                let age = meta.modified().ok().and_then(|t| t.elapsed().ok()).map_or(0, |d| d.as_secs());
-                found.push((location, age));
-            }
-        }
-    }
-    Ok(found)
 }

@@ -21,6 +21,7 @@ mod schema;
 mod serve;
 mod sql;
 mod status;
+mod table;
 mod tail;
 mod version;
 mod wal;
@@ -95,6 +96,9 @@ enum Command {
     /// Show what a configuration would change of the tables, and what changed before
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
+    /// List, show, compact and expire tables of a running server
+    #[command(subcommand)]
+    Table(table::TableCommand),
     /// Look into a write-ahead log on disk
     #[command(subcommand)]
     Wal(wal::WalCommand),
@@ -138,6 +142,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Config(command) => config::run(command).into(),
         Command::Key(command) => key::run(command).into(),
         Command::Schema(command) => schema::run(command).into(),
+        Command::Table(command) => interruptible(table::run(command)).into(),
         Command::Wal(command) => wal::run(command).into(),
         Command::Bench(args) => with_threads(bench::run(args)),
         Command::Completions { shell } => {
@@ -213,6 +218,8 @@ mod tests {
             "lakegate key ls --json",
             "lakegate key revoke abc",
             "lakegate key rotate abc --overlap 1h",
+            "lakegate table ls",
+            "lakegate table expire default.events --keep 5",
             "lakegate wal ls",
             "lakegate wal verify --dir x",
             "lakegate wal dump --from 7 --limit 2",

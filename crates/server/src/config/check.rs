@@ -138,6 +138,7 @@ fn check_sizes(settings: &Settings, problems: &mut Vec<Problem>) {
         ": two segments of storage.wal.segment_bytes",
     );
     at_least("storage.target_file_bytes", settings.storage.target_file_bytes, 64 * kib, "");
+    at_least("maintenance.compact_bytes", settings.maintenance.compact_bytes, Size::mib(1).bytes(), "");
     at_least("limits.sql.memory", settings.limits.sql.memory, Size::mib(1).bytes(), "");
     at_least("limits.sql.result_bytes_max", settings.limits.sql.result_bytes_max, kib, "");
     at_least("limits.http.body_bytes_max", settings.limits.http.body_bytes_max, kib, "");
@@ -173,21 +174,13 @@ fn check_periods(settings: &Settings, problems: &mut Vec<Problem>) {
 }
 
 fn check_storage(settings: &Settings, problems: &mut Vec<Problem>) {
-    let warehouse = &settings.storage.warehouse;
-    if let Some((scheme, _)) = warehouse.split_once("://")
-        && scheme != "file"
-    {
-        let message = format!(
-            "a warehouse on {scheme}:// is not in this version; write a local folder, such as \"./data/warehouse\""
-        );
-        problems.push(Problem::new("storage.warehouse", message));
-    } else if warehouse.is_empty() {
-        problems.push(Problem::new("storage.warehouse", "is empty; write a folder, such as \"./data/warehouse\""));
-    }
-    let database = &settings.catalog.database;
-    if !database.starts_with("sqlite:") {
+    check_warehouse(settings, problems);
+    let database = settings.catalog.database.reveal();
+    if !["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| database.starts_with(scheme)) {
         let scheme = database.split_once(':').map_or("a database of no scheme", |(scheme, _)| scheme);
-        let message = format!("{scheme} is not in this version; write \"sqlite://./data/catalog.db\"");
+        let message = format!(
+            "{scheme} is not supported; write \"sqlite://./data/catalog.db\" or \"postgres://user:password@host:5432/database\""
+        );
         problems.push(Problem::new("catalog.database", message));
     }
     if settings.telemetry.otlp_endpoint.starts_with("https://") {
@@ -199,6 +192,49 @@ fn check_storage(settings: &Settings, problems: &mut Vec<Problem>) {
     {
         let Some(problem) = uri_problem(uri) else { continue };
         problems.push(Problem::new(path, problem));
+    }
+}
+
+fn check_warehouse(settings: &Settings, problems: &mut Vec<Problem>) {
+    let (warehouse, s3) = (settings.storage.warehouse.as_str(), &settings.storage.s3);
+    match warehouse.split_once("://") {
+        _ if warehouse.is_empty() => {
+            let message = "is empty; write a folder, such as \"./data/warehouse\", or \"s3://bucket/prefix\"";
+            problems.push(Problem::new("storage.warehouse", message));
+        }
+        Some(("s3", rest)) => {
+            let bucket = rest.split('/').next().unwrap_or_default();
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+            if bucket.len() < 3 || bucket.len() > 63 || !bucket.chars().all(plain) {
+                let message = format!("{bucket:?} is not a bucket's name; write \"s3://bucket/prefix\"");
+                problems.push(Problem::new("storage.warehouse", message));
+            }
+            let odd = rest.split('/').any(|part| matches!(part, "." | "..")) || rest.contains(['?', '#', '%']);
+            if odd || rest.trim_end_matches('/').contains("//") {
+                let message =
+                    "has '.', '..', '?', '#', '%' or an empty part in its prefix; write \"s3://bucket/prefix\"";
+                problems.push(Problem::new("storage.warehouse", message));
+            }
+        }
+        Some((scheme, _)) if scheme != "file" => {
+            let message = format!(
+                "a warehouse on {scheme}:// is not supported; write a local folder, such as \"./data/warehouse\", or \"s3://bucket/prefix\""
+            );
+            problems.push(Problem::new("storage.warehouse", message));
+        }
+        _ => {}
+    }
+    if let Some(problem) = uri_problem(&s3.endpoint) {
+        problems.push(Problem::new("storage.s3.endpoint", problem));
+    }
+    let pairs = [
+        ("storage.s3.secret_key", &s3.access_key, &s3.secret_key),
+        ("storage.s3.engine_secret_key", &s3.engine_access_key, &s3.engine_secret_key),
+    ];
+    for (path, access, secret) in pairs {
+        if access.is_empty() != secret.is_empty() {
+            problems.push(Problem::new(path, "an access key and its secret key are set together or not at all"));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::consumers::{RouteSettings, SinkSettings};
 use super::imports::Imports;
 use super::kafka::Kafka;
 use super::limits::Limits;
-use super::secret::Secret;
+use super::secret::{DatabaseUrl, Secret};
 use super::stream::StreamSettings;
 use super::units::{Period, Size};
 
@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) storage: Storage,
     /// The Iceberg catalog that names the tables.
     pub(crate) catalog: Catalog,
+    /// How tables are looked after.
+    pub(crate) maintenance: Maintenance,
     /// Who may do what.
     pub(crate) auth: Auth,
     /// Secret connections, and client certificates.
@@ -222,7 +224,7 @@ pub(crate) struct Storage {
     pub(crate) wal_enabled: bool,
     /// The codec of the Parquet files.
     pub(crate) compression_type: CompressionType,
-    /// The folder of the tables. Follows `node.data_dir` while it is not set.
+    /// Where the tables lie: a folder, or `s3://bucket/prefix`. Follows `node.data_dir` while it is not set.
     pub(crate) warehouse: String,
     /// Parquet files aim at this size.
     pub(crate) target_file_bytes: Size,
@@ -270,7 +272,7 @@ impl Default for Wal {
     }
 }
 
-/// The object store.
+/// The object store of a warehouse in a bucket: S3, or one that speaks its protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct S3 {
@@ -278,12 +280,18 @@ pub(crate) struct S3 {
     pub(crate) endpoint: String,
     /// The region.
     pub(crate) region: String,
-    /// The access key.
+    /// The access key. Empty: from the environment (`AWS_ACCESS_KEY_ID`, …), or from the machine's role.
     pub(crate) access_key: Secret,
     /// The secret key.
     pub(crate) secret_key: Secret,
     /// Whether buckets are named in the path, as MinIO wants it.
     pub(crate) path_style: bool,
+    /// An access key that the embedded catalog hands to every engine that may read a table, so that it reads the files
+    /// without a key of its own. It opens all that the store lets it open, other tenants' tables too: give it the right
+    /// to read only, and leave it empty where tenants must not meet. Empty: engines bring their own.
+    pub(crate) engine_access_key: Secret,
+    /// The secret key of `engine_access_key`.
+    pub(crate) engine_secret_key: Secret,
 }
 
 impl Default for S3 {
@@ -294,6 +302,8 @@ impl Default for S3 {
             access_key: Secret::default(),
             secret_key: Secret::default(),
             path_style: true,
+            engine_access_key: Secret::default(),
+            engine_secret_key: Secret::default(),
         }
     }
 }
@@ -302,8 +312,9 @@ impl Default for S3 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Catalog {
-    /// The database of the embedded catalog. Follows `node.data_dir` while it is not set.
-    pub(crate) database: String,
+    /// The database of the embedded catalog: `sqlite://FILE`, or `postgres://user:password@host:port/database`, which
+    /// several instances may share. Follows `node.data_dir` while it is not set.
+    pub(crate) database: DatabaseUrl,
     /// The address of an Iceberg REST catalog. When set, it is used in place of the embedded one.
     pub(crate) uri: String,
     /// The bearer token for that catalog.
@@ -315,11 +326,32 @@ pub(crate) struct Catalog {
 impl Default for Catalog {
     fn default() -> Self {
         Self {
-            database: "sqlite://./data/catalog.db".into(),
+            database: DatabaseUrl::from("sqlite://./data/catalog.db"),
             uri: String::new(),
             token: Secret::default(),
             warehouse: String::new(),
         }
+    }
+}
+
+/// How tables are looked after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Maintenance {
+    /// Whether small files are made larger ones now and then. A table whose property `lakegate.compact.enabled` is
+    /// `false` is left alone.
+    pub(crate) compact: bool,
+    /// How many bytes of small files one compaction takes, at most. A file larger than a quarter of it is left as it is.
+    pub(crate) compact_bytes: Size,
+    /// How many snapshots a new table keeps (its property `lakegate.snapshots.keep`). Every commit writes all of them
+    /// anew, so that more make commits slower.
+    #[schemars(range(min = 2, max = 10_000))]
+    pub(crate) snapshots_keep: u32,
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self { compact: true, compact_bytes: Size::mib(64), snapshots_keep: 30 }
     }
 }
 

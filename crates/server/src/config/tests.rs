@@ -160,7 +160,7 @@ fn warehouse_catalog_and_log_follow_the_data_folder_until_they_are_set() {
     let config =
         load(r#"{ "node": { "data_dir": "/srv/gate/" }, "catalog": { "database": "sqlite:///x.db" } }"#).unwrap();
     assert_eq!(config.settings.storage.warehouse, "/srv/gate/warehouse");
-    assert_eq!(config.settings.catalog.database, "sqlite:///x.db");
+    assert_eq!(config.settings.catalog.database.reveal(), "sqlite:///x.db");
     assert_eq!(config.wal_dir(), PathBuf::from("/srv/gate/wal"));
     let shown = show(&config, ShowWhat { effective: true, origin: true });
     assert!(shown.contains("storage.warehouse = \"/srv/gate/warehouse\"  # follows node.data_dir"), "{shown}");

@@ -4,8 +4,6 @@
 //! and in it the tables that it may read; what is not its own is answered as if it were not there. Changes are for
 //! operators: a commit or a registration may name any file of the warehouse, also another tenant's.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, RawPathParams, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -15,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use bytes::Bytes;
 use lakegate_access::Action;
-use lakegate_lake::{EmbeddedCatalog, RestAnswer, RestService};
+use lakegate_lake::{RestAnswer, RestService};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -28,7 +26,7 @@ type Service = State<RestService>;
 type TablePath = Path<(String, String)>;
 
 /// The routes, under their full paths.
-pub(crate) fn router(catalog: Arc<EmbeddedCatalog>) -> Router {
+pub(crate) fn router(service: RestService) -> Router {
     let routes = Router::new()
         .route("/v1/config", get(config))
         .route("/v1/namespaces", get(list_namespaces).post(create_namespace))
@@ -49,7 +47,7 @@ pub(crate) fn router(catalog: Arc<EmbeddedCatalog>) -> Router {
         .fallback(unknown)
         .layer(middleware::from_fn(limit_to_own))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(RestService::new(catalog.as_ref().clone()));
+        .with_state(service);
     Router::new().nest("/iceberg", routes)
 }
 

@@ -21,6 +21,7 @@ mod problem;
 mod request;
 mod sql;
 mod status;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -37,7 +38,7 @@ use axum::{Json, Router, middleware};
 use lakegate_access::Access;
 use lakegate_env::Clock;
 use lakegate_ingest::Gate;
-use lakegate_lake::{EmbeddedCatalog, Lake};
+use lakegate_lake::{Lake, RestService};
 use lakegate_log::Log;
 use lakegate_sinks::Consumers;
 use lakegate_sources::files::Imports;
@@ -99,7 +100,7 @@ impl App {
 }
 
 /// All paths. `catalog` is the embedded catalog, where it is the one in use.
-pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Router {
+pub(crate) fn router(app: Arc<App>, catalog: Option<RestService>) -> Router {
     let limits = &app.config.settings.limits;
     let body_bytes_max = limits.http.body_bytes_max.as_usize();
     let hosts = known_hosts(&app.config);
@@ -129,6 +130,7 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<Arc<EmbeddedCatalog>>) -> Ro
         .route("/api/feeds/{stream}", get(feeds::get))
         .merge(consumers::routes())
         .merge(import_routes())
+        .merge(table_routes())
         .with_state(app.clone());
     let door = Door { access: app.access.clone(), open_metrics: app.config.settings.auth.open_metrics };
     let all = quick.merge(long).fallback(nothing_here);
@@ -146,6 +148,16 @@ fn import_routes() -> Router<Arc<App>> {
         .route("/api/ingest/{kind}", post(imports::import))
         .route("/api/jobs", get(imports::jobs))
         .route("/api/jobs/{id}", get(imports::job).delete(imports::cancel))
+}
+
+/// Tables, and their care.
+fn table_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/tables", get(tables::list))
+        .route("/api/tables/{namespace}/{table}", get(tables::show))
+        .route("/api/tables/{namespace}/{table}/snapshots", get(tables::snapshots))
+        .route("/api/tables/{namespace}/{table}/compact", post(tables::compact))
+        .route("/api/tables/{namespace}/{table}/expire", post(tables::expire))
 }
 
 /// Under which names, and from which pages, this server may be used.
@@ -193,6 +205,7 @@ async fn index() -> Json<Value> {
             "GET /api/consumers": "sinks and routes; POST /api/consumers/{name}/pause, resume, rewind?to=, skip; …/dead and …/dead/replay",
             "POST /api/ingest/file": "{\"path\": \"/srv/drop/a.parquet\"} imports a file; also parquet, csv, jsonl, sql, bulk, watch",
             "PUT /api/ingest/upload/{stream}": "imports the body",
+            "GET /api/tables": "the tables; /api/tables/{namespace}/{table} shows one, …/snapshots its past; POST …/compact, …/expire",
             "GET /api/jobs": "the imports; DELETE /api/jobs/{id} ends one",
             "GET /api/ingest/watches": "the watched places; DELETE /api/ingest/watches/{id} ends one",
             "POST /events": "one cart event",

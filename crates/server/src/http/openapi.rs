@@ -37,7 +37,9 @@ fn text() -> String {
 
 fn document() -> Value {
     let mut paths = Map::new();
-    for (path, method, operation) in [health(), figures(), records(), imports(), jobs(), letters(), sql()].concat() {
+    for (path, method, operation) in
+        [health(), figures(), records(), imports(), jobs(), letters(), tables(), sql()].concat()
+    {
         let operations = paths.entry(path).or_insert_with(|| json!({}));
         if let Some(operations) = operations.as_object_mut() {
             operations.insert(method.to_owned(), operation);
@@ -263,6 +265,26 @@ fn letters() -> Vec<Operation> {
         operation("/api/dlq/replay", "post", "Brings them again", &[(200, replayed)], &problems),
     ];
     letters.map(|letters| asked(asked(letters, "query", &which), "query", &counts)).into()
+}
+
+fn tables() -> Vec<Operation> {
+    let (one, past) = ("/api/tables/{namespace}/{table}", "/api/tables/{namespace}/{table}/snapshots");
+    let (compact, expire) = ("/api/tables/{namespace}/{table}/compact", "/api/tables/{namespace}/{table}/expire");
+    let found = answer("The tables", &object(&["tables"]));
+    let table = answer("The table", &object(&["table", "rows", "files", "columns", "properties"]));
+    let compacted = answer("What was done", &object(&["files_removed", "files_added", "rows"]));
+    let expired = answer("What was done", &object(&["expired", "left"]));
+    vec![
+        operation("/api/tables", "get", "The tables", &[(200, found)], &[]),
+        operation(one, "get", "One table", &[(200, table)], &[400, 404]),
+        operation(past, "get", "Its snapshots", &[(200, answer("Snapshots", &object(&["snapshots"])))], &[400, 404]),
+        operation(compact, "post", "Makes larger files of small ones", &[(200, compacted)], &[400, 404]),
+        asked(
+            operation(expire, "post", "Expires old snapshots", &[(200, expired)], &[400, 404]),
+            "query",
+            &[("keep", "count")],
+        ),
+    ]
 }
 
 fn sql() -> Vec<Operation> {

@@ -1,13 +1,14 @@
 //! Opens every room in the order that records flow.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use lakegate_env::{Clock, DirLock, Disk, Random, RealDisk, SystemClock, SystemRandom};
 use lakegate_ingest::{DuplicateSettings, Gate, GateOptions, GateSettings, SharedSettings, StreamDeclaration};
 use lakegate_lake::{
-    Catalog, CatalogError, Compression, EmbeddedCatalog, EmbeddedOptions, Lake, LakeOptions, Offload, RestCatalog,
-    RestOptions, TokioPause, Warehouse, Writer,
+    BucketOptions, Care, Catalog, CatalogError, Compression, DatabaseAddress, EmbeddedCatalog, EmbeddedOptions, Lake,
+    LakeOptions, Offload, RestCatalog, RestOptions, RestService, TokioPause, Warehouse, Writer,
 };
 use lakegate_log::{Driver, Log, LogMode, LogOptions};
 use lakegate_memtable::Memtables;
@@ -15,7 +16,7 @@ use lakegate_model::Contract;
 use uuid::Uuid;
 
 use super::{ServeError, folder};
-use crate::config::{CompressionType, Config, Duplicates, Redis, WhenAway};
+use crate::config::{CompressionType, Config, Duplicates, Redis, Settings, WhenAway};
 
 /// Several requests that wait for the disk at once; what comes beyond is told to come back.
 const LOG_QUEUE_MESSAGES: usize = 16;
@@ -39,7 +40,8 @@ pub(super) struct Opened {
     pub(super) lake: Lake,
     pub(super) memtables: Arc<Memtables>,
     pub(super) gate: Gate,
-    pub(super) catalog: Option<Arc<EmbeddedCatalog>>,
+    /// The embedded catalog for other engines, where it is the one in use.
+    pub(super) catalog: Option<RestService>,
     /// Held until the process ends.
     pub(super) lock: Box<dyn DirLock>,
 }
@@ -114,21 +116,25 @@ async fn open_lake(
     log: &Log,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-) -> Result<(Lake, Option<Arc<EmbeddedCatalog>>), ServeError> {
+) -> Result<(Lake, Option<RestService>), ServeError> {
     let settings = &config.settings;
-    let warehouse = Warehouse::open_folder(&warehouse_dir(config)).map_err(|e| ServeError::Warehouse(e.to_string()))?;
+    let warehouse = open_warehouse(config)?;
     let failed = |e: CatalogError| match e {
         CatalogError::Unavailable(why) => ServeError::CatalogAway(why),
         other => ServeError::Catalog(other.to_string()),
     };
     let (catalog, embedded): (Arc<dyn Catalog>, _) = if settings.catalog.uri.is_empty() {
-        let database = database_file(&settings.catalog.database);
-        if let Some(dir) = database.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        let database = database_address(settings.catalog.database.reveal());
+        if let DatabaseAddress::Sqlite(file) = &database
+            && let Some(dir) = file.parent().filter(|dir| !dir.as_os_str().is_empty())
+        {
             folder::make(dir)?;
         }
         let options = EmbeddedOptions { database, warehouse: warehouse.clone(), random: random.clone() };
-        let embedded = Arc::new(EmbeddedCatalog::open(options).await.map_err(failed)?);
-        (embedded.clone(), Some(embedded))
+        let embedded = EmbeddedCatalog::open(options).await.map_err(failed)?;
+        let (told, key) = engine_properties(settings);
+        let service = RestService::new(embedded.clone(), told, key);
+        (Arc::new(embedded), Some(service))
     } else {
         let options = RestOptions {
             uri: settings.catalog.uri.clone(),
@@ -140,7 +146,13 @@ async fn open_lake(
         };
         (Arc::new(RestCatalog::connect(options).await.map_err(failed)?), None)
     };
-    let lake = Lake::open(LakeOptions {
+    let maintenance = &settings.maintenance;
+    let care = Care {
+        snapshots_keep: usize::try_from(maintenance.snapshots_keep).unwrap_or(usize::MAX).max(2),
+        compact: maintenance.compact,
+        compact_bytes: maintenance.compact_bytes.bytes(),
+    };
+    let options = LakeOptions {
         warehouse,
         catalog,
         clock,
@@ -157,8 +169,8 @@ async fn open_lake(
         target_file_bytes: settings.storage.target_file_bytes.bytes(),
         offload: Offload::BlockingThreads,
         commit_attempts: COMMIT_ATTEMPTS,
-    });
-    Ok((lake, embedded))
+    };
+    Ok((Lake::open_with(options, care), embedded))
 }
 
 fn gate_settings(config: &Config) -> GateSettings {
@@ -207,16 +219,54 @@ fn shared_settings(redis: &Redis) -> SharedSettings {
     }
 }
 
-fn warehouse_dir(config: &Config) -> PathBuf {
-    let warehouse = &config.settings.storage.warehouse;
-    PathBuf::from(warehouse.strip_prefix("file://").unwrap_or(warehouse))
+fn open_warehouse(config: &Config) -> Result<Warehouse, ServeError> {
+    let (warehouse, s3) = (&config.settings.storage.warehouse, &config.settings.storage.s3);
+    let opened = if warehouse.starts_with("s3://") {
+        Warehouse::open_bucket(BucketOptions {
+            location: warehouse.clone(),
+            endpoint: s3.endpoint.clone(),
+            region: s3.region.clone(),
+            access_key: s3.access_key.reveal().to_owned(),
+            secret_key: s3.secret_key.reveal().to_owned(),
+            path_style: s3.path_style,
+        })
+    } else {
+        Warehouse::open_folder(Path::new(warehouse.strip_prefix("file://").unwrap_or(warehouse)))
+    };
+    opened.map_err(|e| ServeError::Warehouse(e.to_string()))
 }
 
-/// The file that `sqlite://./data/catalog.db` names.
-fn database_file(url: &str) -> PathBuf {
-    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+/// What the embedded catalog tells engines of the store, and the key that it lends them.
+fn engine_properties(settings: &Settings) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    if !settings.storage.warehouse.starts_with("s3://") {
+        return Default::default();
+    }
+    let s3 = &settings.storage.s3;
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let path_style = if s3.path_style { "true" } else { "false" };
+    let mut told = BTreeMap::from([
+        pair("s3.path-style-access", path_style),
+        pair("s3.region", &s3.region),
+        pair("client.region", &s3.region),
+    ]);
+    if !s3.endpoint.is_empty() {
+        told.extend([pair("s3.endpoint", s3.endpoint.trim_end_matches('/'))]);
+    }
+    if s3.engine_access_key.is_empty() {
+        return (told, BTreeMap::new());
+    }
+    let key = BTreeMap::from([
+        pair("s3.access-key-id", s3.engine_access_key.reveal()),
+        pair("s3.secret-access-key", s3.engine_secret_key.reveal()),
+    ]);
+    (told, key)
+}
+
+/// `sqlite://./data/catalog.db` names a file; `postgres://…` a server.
+fn database_address(url: &str) -> DatabaseAddress {
+    let Some(path) = url.strip_prefix("sqlite:") else { return DatabaseAddress::Postgres(url.to_owned()) };
     let path = path.strip_prefix("//").unwrap_or(path);
-    Path::new(path.split('?').next().unwrap_or(path)).to_owned()
+    DatabaseAddress::Sqlite(Path::new(path.split('?').next().unwrap_or(path)).to_owned())
 }
 
 fn compression(kind: CompressionType) -> Compression {
@@ -231,6 +281,8 @@ fn compression(kind: CompressionType) -> Compression {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -240,7 +292,7 @@ mod tests {
             ("sqlite:///srv/x.db", "/srv/x.db"),
             ("sqlite:x.db?mode=rwc", "x.db"),
         ] {
-            assert_eq!(database_file(url), PathBuf::from(file));
+            assert_eq!(database_address(url), DatabaseAddress::Sqlite(PathBuf::from(file)));
         }
     }
 }

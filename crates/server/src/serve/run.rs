@@ -152,7 +152,7 @@ struct Parts {
 impl Parts {
     fn start(
         app: &Arc<App>,
-        catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>,
+        catalog: Option<lakegate_lake::RestService>,
         listeners: Listeners,
         tls: Option<Tls>,
         stop: &CancellationToken,
@@ -245,7 +245,7 @@ fn sources(
 }
 
 /// What connections' requests meet first.
-fn front(app: &Arc<App>, catalog: Option<Arc<lakegate_lake::EmbeddedCatalog>>) -> Arc<Front> {
+fn front(app: &Arc<App>, catalog: Option<lakegate_lake::RestService>) -> Arc<Front> {
     let settings = &app.config.settings;
     Arc::new(Front {
         router: http::router(app.clone(), catalog),

@@ -3,7 +3,8 @@
 use iceberg::spec::{FormatVersion, SortOrder, TableMetadata, UnboundPartitionSpec};
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
 
-use super::{CATALOG, CatalogError, EmbeddedCatalog, LoadedTable, is_plain_name, key_of, unavailable};
+use super::database::ChangeError;
+use super::{CATALOG, CatalogError, EmbeddedCatalog, LoadedTable, is_plain_name, key_of};
 use crate::catalog::{create_metadata, encode_metadata, next_location, read_metadata};
 
 impl EmbeddedCatalog {
@@ -69,21 +70,15 @@ impl EmbeddedCatalog {
     }
 
     async fn insert_row(&self, table: &TableIdent, location: &str) -> Result<(), CatalogError> {
-        let done = sqlx::query(
-            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) VALUES (?, ?, ?, ?, 'TABLE')",
-        )
-        .bind(CATALOG)
-        .bind(key_of(table.namespace())?)
-        .bind(table.name())
-        .bind(location)
-        .execute(&self.shared.pool)
-        .await;
+        let key = key_of(table.namespace())?;
+        let done = self.shared.database.change(
+            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) VALUES ($1, $2, $3, $4, 'TABLE')",
+            &[CATALOG, &key, table.name(), location],
+        ).await;
         match done {
             Ok(_) => Ok(()),
-            Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {
-                Err(CatalogError::AlreadyExists(format!("table {table}")))
-            }
-            Err(e) => Err(CatalogError::Unknown(format!("the catalog's database: {e}"))),
+            Err(ChangeError::Taken) => Err(CatalogError::AlreadyExists(format!("table {table}"))),
+            Err(ChangeError::Other(error)) => Err(error),
         }
     }
 
@@ -99,17 +94,13 @@ impl EmbeddedCatalog {
         let inserted = self.insert_row(table, location).await;
         match inserted {
             Err(CatalogError::AlreadyExists(_)) if overwrite => {
-                sqlx::query(
-                    "UPDATE iceberg_tables SET previous_metadata_location = metadata_location, metadata_location = ? \
-                     WHERE catalog_name = ? AND table_namespace = ? AND table_name = ?",
-                )
-                .bind(location)
-                .bind(CATALOG)
-                .bind(key_of(table.namespace())?)
-                .bind(table.name())
-                .execute(&self.shared.pool)
-                .await
-                .map_err(unavailable)?;
+                let key = key_of(table.namespace())?;
+                let moved = self.shared.database.change(
+                    "UPDATE iceberg_tables SET previous_metadata_location = metadata_location, metadata_location = $1 \
+                     WHERE catalog_name = $2 AND table_namespace = $3 AND table_name = $4",
+                    &[location, CATALOG, &key, table.name()],
+                ).await;
+                moved?;
             }
             other => other?,
         }

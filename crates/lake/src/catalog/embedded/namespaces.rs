@@ -4,23 +4,24 @@ use std::collections::{BTreeSet, HashMap};
 
 use iceberg::{NamespaceIdent, TableIdent};
 
-use super::{CATALOG, CatalogError, EmbeddedCatalog, NamespaceChange, key_of, unavailable};
+use super::database::{ChangeError, Step};
+use super::{CATALOG, CatalogError, EmbeddedCatalog, NamespaceChange, key_of};
 
 /// The property by which an empty namespace is there; never shown.
 const EXISTS: &str = "exists";
 
 impl EmbeddedCatalog {
     async fn all_namespaces(&self) -> Result<Vec<String>, CatalogError> {
-        let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT DISTINCT namespace FROM iceberg_namespace_properties WHERE catalog_name = ? \
-             UNION SELECT DISTINCT table_namespace FROM iceberg_tables WHERE catalog_name = ?",
-        )
-        .bind(CATALOG)
-        .bind(CATALOG)
-        .fetch_all(&self.shared.pool)
-        .await
-        .map_err(unavailable)?;
-        Ok(rows.into_iter().map(|(name,)| name).collect())
+        let rows = self
+            .shared
+            .database
+            .rows(
+                "SELECT DISTINCT namespace FROM iceberg_namespace_properties WHERE catalog_name = $1 \
+             UNION SELECT DISTINCT table_namespace FROM iceberg_tables WHERE catalog_name = $1",
+                &[CATALOG],
+            )
+            .await;
+        Ok(rows?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
     }
 
     pub(super) async fn children(&self, parent: Option<&NamespaceIdent>) -> Result<Vec<NamespaceIdent>, CatalogError> {
@@ -68,23 +69,19 @@ impl EmbeddedCatalog {
             return Err(CatalogError::AlreadyExists(format!("namespace {namespace}")));
         }
         properties.insert(EXISTS.to_owned(), "true".to_owned());
-        let mut tx = self.shared.pool.begin().await.map_err(unavailable)?;
-        for (name, value) in properties {
-            let done = sqlx::query("INSERT INTO iceberg_namespace_properties VALUES (?, ?, ?, ?)")
-                .bind(CATALOG)
-                .bind(&key)
-                .bind(name)
-                .bind(value)
-                .execute(&mut *tx)
-                .await;
-            match done {
-                Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {
-                    return Err(CatalogError::AlreadyExists(format!("namespace {namespace}")));
-                }
-                other => other.map_err(unavailable)?,
-            };
+        let steps: Vec<Step> = properties
+            .into_iter()
+            .map(|(name, value)| Step {
+                sql: "INSERT INTO iceberg_namespace_properties VALUES ($1, $2, $3, $4)",
+                values: vec![CATALOG.to_owned(), key.clone(), name, value],
+                one_row: true,
+            })
+            .collect();
+        match self.shared.database.change_all(&steps).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(ChangeError::Taken) => Err(CatalogError::AlreadyExists(format!("namespace {namespace}"))),
+            Err(ChangeError::Other(error)) => Err(error),
         }
-        tx.commit().await.map_err(|e| CatalogError::Unknown(e.to_string()))
     }
 
     pub(super) async fn namespace_properties(
@@ -92,14 +89,16 @@ impl EmbeddedCatalog {
         namespace: &NamespaceIdent,
     ) -> Result<HashMap<String, String>, CatalogError> {
         self.require_namespace(namespace).await?;
-        let rows: Vec<(String, Option<String>)> =
-            sqlx::query_as("SELECT property_key, property_value FROM iceberg_namespace_properties WHERE catalog_name = ? AND namespace = ?")
-                .bind(CATALOG)
-                .bind(key_of(namespace)?)
-                .fetch_all(&self.shared.pool)
-                .await
-                .map_err(unavailable)?;
-        Ok(rows.into_iter().filter(|(k, _)| k != EXISTS).map(|(k, v)| (k, v.unwrap_or_default())).collect())
+        let key = key_of(namespace)?;
+        let rows = self.shared.database.rows(
+            "SELECT property_key, property_value FROM iceberg_namespace_properties WHERE catalog_name = $1 AND namespace = $2",
+            &[CATALOG, &key],
+        ).await;
+        let pairs = rows?.into_iter().filter_map(|row| {
+            let mut columns = row.into_iter();
+            Some((columns.next().flatten()?, columns.next().flatten().unwrap_or_default()))
+        });
+        Ok(pairs.filter(|(name, _)| name != EXISTS).collect())
     }
 
     pub(super) async fn change_namespace(
@@ -114,27 +113,24 @@ impl EmbeddedCatalog {
             return Err(CatalogError::Rejected(format!("the property {EXISTS:?} is the catalog's own")));
         }
         let (removed, missing): (Vec<_>, Vec<_>) = removals.into_iter().partition(|k| before.contains_key(k));
-        let mut tx = self.shared.pool.begin().await.map_err(unavailable)?;
-        for name in &removed {
-            sqlx::query("DELETE FROM iceberg_namespace_properties WHERE catalog_name = ? AND namespace = ? AND property_key = ?")
-                .bind(CATALOG)
-                .bind(&key)
-                .bind(name)
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+        let of = |name: &String| vec![CATALOG.to_owned(), key.clone(), name.clone()];
+        let mut steps: Vec<Step> = removed
+            .iter()
+            .map(|name| Step {
+                sql: "DELETE FROM iceberg_namespace_properties WHERE catalog_name = $1 AND namespace = $2 AND property_key = $3",
+                values: of(name),
+                one_row: false,
+            })
+            .collect();
+        steps.extend(updates.iter().map(|(name, value)| Step {
+            sql: "INSERT INTO iceberg_namespace_properties VALUES ($1, $2, $3, $4) \
+                  ON CONFLICT (catalog_name, namespace, property_key) DO UPDATE SET property_value = excluded.property_value",
+            values: of(name).into_iter().chain([value.clone()]).collect(),
+            one_row: false,
+        }));
+        if !self.shared.database.change_all(&steps).await? {
+            return Err(CatalogError::Conflict(format!("another changed the namespace {namespace}")));
         }
-        for (name, value) in &updates {
-            sqlx::query("INSERT OR REPLACE INTO iceberg_namespace_properties VALUES (?, ?, ?, ?)")
-                .bind(CATALOG)
-                .bind(&key)
-                .bind(name)
-                .bind(value)
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
-        }
-        tx.commit().await.map_err(|e| CatalogError::Unknown(e.to_string()))?;
         Ok(NamespaceChange { updated: updates.into_keys().collect(), removed, missing })
     }
 
@@ -143,25 +139,26 @@ impl EmbeddedCatalog {
         if !self.tables_in(namespace).await?.is_empty() || !self.children(Some(namespace)).await?.is_empty() {
             return Err(CatalogError::NotEmpty(format!("namespace {namespace}; drop what is in it first")));
         }
-        sqlx::query("DELETE FROM iceberg_namespace_properties WHERE catalog_name = ? AND namespace = ?")
-            .bind(CATALOG)
-            .bind(key_of(namespace)?)
-            .execute(&self.shared.pool)
-            .await
-            .map_err(unavailable)?;
-        Ok(())
+        let key = key_of(namespace)?;
+        let removed = self
+            .shared
+            .database
+            .change(
+                "DELETE FROM iceberg_namespace_properties WHERE catalog_name = $1 AND namespace = $2",
+                &[CATALOG, &key],
+            )
+            .await;
+        Ok(removed.map(drop)?)
     }
 
     pub(super) async fn tables_in(&self, namespace: &NamespaceIdent) -> Result<Vec<TableIdent>, CatalogError> {
         self.require_namespace(namespace).await?;
-        let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT table_name FROM iceberg_tables WHERE catalog_name = ? AND table_namespace = ? ORDER BY table_name",
-        )
-        .bind(CATALOG)
-        .bind(key_of(namespace)?)
-        .fetch_all(&self.shared.pool)
-        .await
-        .map_err(unavailable)?;
-        Ok(rows.into_iter().map(|(name,)| TableIdent::new(namespace.clone(), name)).collect())
+        let key = key_of(namespace)?;
+        let rows = self.shared.database.rows(
+            "SELECT table_name FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 ORDER BY table_name",
+            &[CATALOG, &key],
+        ).await;
+        let names = rows?.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        Ok(names.map(|name| TableIdent::new(namespace.clone(), name)).collect())
     }
 }

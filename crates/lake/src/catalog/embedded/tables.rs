@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use iceberg::TableIdent;
 
-use super::{CATALOG, CatalogError, EmbeddedCatalog, LoadedTable, SWAP_ATTEMPTS, TableChange, key_of, unavailable};
+use super::database::{ChangeError, Step};
+use super::{CATALOG, CatalogError, EmbeddedCatalog, LoadedTable, SWAP_ATTEMPTS, TableChange, key_of};
 use crate::catalog::{apply_commit, encode_metadata, expired_locations, next_location};
 
 /// One table's next state, written and not yet pointed to.
@@ -65,38 +66,8 @@ impl EmbeddedCatalog {
 
     /// Moves all pointers in one transaction; false: one of them had moved.
     async fn swap_all(&self, prepared: &[Prepared]) -> Result<bool, CatalogError> {
-        let mut tx = self.shared.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-        for one in prepared {
-            let key = key_of(one.table.namespace())?;
-            let query = match &one.base_location {
-                Some(base) => sqlx::query(
-                    "UPDATE iceberg_tables SET metadata_location = ?, previous_metadata_location = ? \
-                     WHERE catalog_name = ? AND table_namespace = ? AND table_name = ? AND metadata_location = ?",
-                )
-                .bind(&one.next.metadata_location)
-                .bind(base)
-                .bind(CATALOG)
-                .bind(key)
-                .bind(one.table.name())
-                .bind(base),
-                None => sqlx::query(
-                    "INSERT OR IGNORE INTO iceberg_tables (metadata_location, catalog_name, table_namespace, table_name, iceberg_type) \
-                     VALUES (?, ?, ?, ?, 'TABLE')",
-                )
-                .bind(&one.next.metadata_location)
-                .bind(CATALOG)
-                .bind(key)
-                .bind(one.table.name()),
-            };
-            if query.execute(&mut *tx).await.map_err(unavailable)?.rows_affected() != 1 {
-                return Ok(false);
-            }
-        }
-        // A commit that errs may have reached the disk all the same.
-        tx.commit()
-            .await
-            .map_err(|e| CatalogError::Unknown(format!("the catalog's database did not confirm the commit: {e}")))?;
-        Ok(true)
+        let steps = prepared.iter().map(step_of).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.shared.database.change_all(&steps).await?)
     }
 
     async fn settle(&self, prepared: Vec<Prepared>) -> Vec<LoadedTable> {
@@ -120,15 +91,16 @@ impl EmbeddedCatalog {
 
     pub(super) async fn delete_table(&self, table: &TableIdent, purge: bool) -> Result<(), CatalogError> {
         let files = if purge { self.files_of(table).await? } else { Vec::new() };
-        let done =
-            sqlx::query("DELETE FROM iceberg_tables WHERE catalog_name = ? AND table_namespace = ? AND table_name = ?")
-                .bind(CATALOG)
-                .bind(key_of(table.namespace())?)
-                .bind(table.name())
-                .execute(&self.shared.pool)
-                .await
-                .map_err(unavailable)?;
-        if done.rows_affected() == 0 {
+        let key = key_of(table.namespace())?;
+        let done = self
+            .shared
+            .database
+            .change(
+                "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3",
+                &[CATALOG, &key, table.name()],
+            )
+            .await;
+        if done? == 0 {
             return Err(CatalogError::NotFound(format!("table {table}")));
         }
         self.shared.newest.lock().remove(table);
@@ -141,28 +113,40 @@ impl EmbeddedCatalog {
         if !super::is_plain_name(to.name()) {
             return Err(CatalogError::Rejected(format!("{:?} is not a table's name", to.name())));
         }
-        let done = sqlx::query(
-            "UPDATE iceberg_tables SET table_namespace = ?, table_name = ? WHERE catalog_name = ? AND table_namespace = ? AND table_name = ?",
-        )
-        .bind(key_of(to.namespace())?)
-        .bind(to.name())
-        .bind(CATALOG)
-        .bind(key_of(from.namespace())?)
-        .bind(from.name())
-        .execute(&self.shared.pool)
-        .await;
+        let (to_key, from_key) = (key_of(to.namespace())?, key_of(from.namespace())?);
+        let done = self.shared.database.change(
+            "UPDATE iceberg_tables SET table_namespace = $1, table_name = $2 WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5",
+            &[&to_key, to.name(), CATALOG, &from_key, from.name()],
+        ).await;
         let mut newest = self.shared.newest.lock();
         newest.remove(from);
         newest.remove(to);
         match done {
-            Ok(done) if done.rows_affected() == 0 => Err(CatalogError::NotFound(format!("table {from}"))),
+            Ok(0) => Err(CatalogError::NotFound(format!("table {from}"))),
             Ok(_) => Ok(()),
-            Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {
-                Err(CatalogError::AlreadyExists(format!("table {to}")))
-            }
-            Err(e) => Err(unavailable(e)),
+            Err(ChangeError::Taken) => Err(CatalogError::AlreadyExists(format!("table {to}"))),
+            Err(ChangeError::Other(error)) => Err(error),
         }
     }
+}
+
+/// The change that moves one table's pointer, if it still stands where it was read.
+fn step_of(one: &Prepared) -> Result<Step, CatalogError> {
+    let (catalog, key, name) = (CATALOG.to_owned(), key_of(one.table.namespace())?, one.table.name().to_owned());
+    let location = one.next.metadata_location.clone();
+    let (sql, values) = match &one.base_location {
+        Some(base) => (
+            "UPDATE iceberg_tables SET metadata_location = $1, previous_metadata_location = $2 \
+             WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5 AND metadata_location = $6",
+            vec![location, base.clone(), catalog, key, name, base.clone()],
+        ),
+        None => (
+            "INSERT INTO iceberg_tables (metadata_location, catalog_name, table_namespace, table_name, iceberg_type) \
+             VALUES ($1, $2, $3, $4, 'TABLE') ON CONFLICT DO NOTHING",
+            vec![location, catalog, key, name],
+        ),
+    };
+    Ok(Step { sql, values, one_row: true })
 }
 
 fn encode_all(prepared: &[Prepared]) -> Result<Vec<(String, bytes::Bytes)>, CatalogError> {

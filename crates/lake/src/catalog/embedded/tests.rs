@@ -9,7 +9,7 @@ use lakegate_env::{SeededRandom, SystemRandom};
 use lakegate_model::{LogId, TableName};
 use uuid::Uuid;
 
-use super::{EmbeddedCatalog, EmbeddedOptions};
+use super::{DatabaseAddress, EmbeddedCatalog, EmbeddedOptions};
 use crate::catalog::{Catalog, CatalogError};
 use crate::lake::Lake;
 use crate::options::{LakeOptions, Offload, TokioPause, Writer};
@@ -25,7 +25,11 @@ struct Home {
 async fn open(folder: &tempfile::TempDir) -> (Warehouse, EmbeddedCatalog) {
     let warehouse = Warehouse::open_folder(&folder.path().join("lake")).unwrap();
     let database = folder.path().join("catalog.db");
-    let options = EmbeddedOptions { database, warehouse: warehouse.clone(), random: Arc::new(SystemRandom) };
+    let options = EmbeddedOptions {
+        database: DatabaseAddress::Sqlite(database),
+        warehouse: warehouse.clone(),
+        random: Arc::new(SystemRandom),
+    };
     (warehouse.clone(), EmbeddedCatalog::open(options).await.unwrap())
 }
 
