@@ -16,7 +16,7 @@ const DAY_US: i64 = 86_400_000_000;
 
 /// For the whole process, once.
 pub(super) fn bound_allocations() {
-    apache_avro::max_allocation_bytes(ALLOCATION_BYTES);
+    apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES);
 }
 
 /// A schema that values were written with, and those that it refers to.
