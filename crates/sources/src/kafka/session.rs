@@ -169,8 +169,11 @@ impl Life {
         );
         self.figures.set_state(SourceState::Running);
         let done = self.read(&consumer);
-        // What is left in memory is forgotten before the group hands the partitions to others.
-        consumer.context().reader.lock().end(End::Again("the session is over".to_owned()));
+        // What is left in memory is forgotten before the group hands the partitions to others, and a commit under way
+        // comes to its end before the next session asks the table.
+        let mut reader = consumer.context().reader.lock();
+        reader.end(End::Again("the session is over".to_owned()));
+        reader.upstream.give_up(&self.runtime, LAST_COMMIT);
         done
     }
 
