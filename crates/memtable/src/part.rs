@@ -158,6 +158,8 @@ pub struct Guest {
     pub counter: Arc<str>,
     /// The part's number.
     pub number: u64,
+    /// Who brought it: a part that was given up may have the number of one that came after it.
+    pub owner: u64,
 }
 
 /// A part as one query sees it.

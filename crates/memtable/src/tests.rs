@@ -128,7 +128,7 @@ fn rows_of_another_log_are_seen_until_a_view_counts_their_part_and_leave_ours_al
     let (table, durable, tables) = memtable();
     push_one(&table, 1, 0);
     durable.store(1, Ordering::Release);
-    let guest = |number| Guest { counter: "upstream.x".into(), number };
+    let guest = |number| Guest { counter: "upstream.x".into(), number, owner: 1 };
     table.push_guest(&guest(4), batch(&[10, 11]), 1);
     table.push_guest(&guest(5), batch(&[12]), 2);
     table.push_guest(&guest(4), batch(&[13]), 3);

@@ -107,13 +107,14 @@ impl Gate {
         inner.note_imported(&view);
         let counter = counter_name(inner, &target);
         let number = view.counter(&counter) + 1;
+        let own = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Upstream {
             gate: self.clone(),
             target,
             stream,
             table,
-            own: NEXT.fetch_add(1, Ordering::Relaxed),
-            guest: Guest { counter: counter.into(), number },
+            own,
+            guest: Guest { counter: counter.into(), number, owner: own },
             active: Part::default(),
             committing: None,
             known: HashMap::new(),
@@ -302,6 +303,14 @@ impl Upstream {
             };
             let _ = runtime.block_on(async { tokio::time::timeout(within, ended).await });
         }
+    }
+}
+
+impl Upstream {
+    /// Gives up what is not committed. A commit under way makes no further tries; waits for its end, at most so long.
+    pub fn give_up(&mut self, runtime: &Handle, within: std::time::Duration) {
+        self.given_up.store(true, Ordering::Release);
+        self.wait_commit(runtime, within);
     }
 }
 

@@ -154,6 +154,22 @@ fn a_record_that_breaks_its_contract_is_set_aside_once_and_the_balance_closes() 
 }
 
 #[test]
+fn what_one_life_gives_up_takes_nothing_from_the_next() {
+    let (runtime, ground) = (runtime(), Ground::new(&[("plain", contract())]));
+    let opened = runtime.block_on(ground.open());
+    let (mut before, _) = open(&runtime, &opened);
+    bring(&mut before, 0, &[r#"{"id":"a"}"#]);
+    let (mut after, _) = open(&runtime, &opened);
+    bring(&mut after, 0, &[r#"{"id":"a"}"#, r#"{"id":"b"}"#]);
+    before.give_up(runtime.handle(), Duration::from_secs(1));
+    drop(before);
+    assert_eq!(opened.gate.status(None, None).streams[0].memtable_records, 2);
+    let done = commit(&runtime, &mut after).unwrap().unwrap();
+    assert_eq!((done.rows, in_lake(&runtime, &after)), (2, 2));
+    opened.close();
+}
+
+#[test]
 fn a_position_may_be_committed_without_rows() {
     let (runtime, ground) = (runtime(), Ground::new(&[("plain", contract())]));
     let opened = runtime.block_on(ground.open());

@@ -291,16 +291,17 @@ pub(crate) fn add_environment(layers: &mut Layers, environment: &[(String, Strin
     if set.is_some_and(|sources| !sources.is_empty()) {
         return Some("KAFKA_BROKERS and KAFKA_TOPIC are not looked at: kafka.sources is set".to_owned());
     }
-    let mut source = json!({ "brokers": brokers, "topic": topic });
-    if let Some(group) = variable("KAFKA_GROUP_ID") {
-        source["group_id"] = group.into();
-    }
-    if let Some(size) = variable("BATCH_SIZE") {
-        source["batch_size"] = size.parse::<u32>().map_or_else(|_| size.into(), Value::from);
-    }
-    if let Some(seconds) = variable("FLUSH_INTERVAL_SEC") {
-        source["flush_interval"] = format!("{seconds}s").into();
-    }
+    let size = variable("BATCH_SIZE").map(|size| size.parse::<u32>().map_or_else(|_| size.into(), Value::from));
+    let interval = variable("FLUSH_INTERVAL_SEC").map(|seconds| format!("{seconds}s").into());
+    let members = [
+        ("brokers", Some(brokers.into())),
+        ("topic", Some(topic.into())),
+        ("group_id", variable("KAFKA_GROUP_ID").map(Value::from)),
+        ("batch_size", size),
+        ("flush_interval", interval),
+    ];
+    let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let source: serde_json::Map<String, Value> = members.collect();
     let origin = Origin::Environment("KAFKA_TOPIC".to_owned());
     layers.set(&["kafka".to_owned(), "sources".to_owned()], json!([source]), &origin);
     None

@@ -49,7 +49,9 @@ pub(crate) struct TelemetryError(String);
 /// Called twice, or the collector's address cannot be used.
 pub(crate) fn start(settings: &Telemetry, node: &str) -> Result<TelemetryGuard, TelemetryError> {
     let broken = |e: &dyn std::fmt::Display| TelemetryError(e.to_string());
-    let filter = || EnvFilter::try_new(directives(settings.log_level)).map_err(|e| broken(&e));
+    // One filter before all layers: a filter of a layer forgets to forget what it kept out, and the next event is lost
+    // where that came from the `log` crate or from a look whether it would be taken.
+    let filter = EnvFilter::try_new(directives(settings.log_level)).map_err(|e| broken(&e))?;
     let json = match settings.log_format {
         LogFormat::Json => true,
         LogFormat::Text => false,
@@ -66,12 +68,8 @@ pub(crate) fn start(settings: &Telemetry, node: &str) -> Result<TelemetryGuard, 
         endpoint => Some(tracer_provider(settings, endpoint, node).map_err(|e| broken(&e))?),
     };
     let spans = traces.as_ref().map(|t| tracing_opentelemetry::layer().with_tracer(t.tracer("lakegate")));
-    let spans = match spans {
-        Some(layer) => Some(layer.with_filter(filter()?)),
-        None => None,
-    };
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter()?)).try_init().map_err(|e| broken(&e))?;
+    tracing_subscriber::registry().with(filter).with(spans).with(lines).try_init().map_err(|e| broken(&e))?;
     Ok(TelemetryGuard { traces })
 }
 

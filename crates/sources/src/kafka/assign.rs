@@ -111,6 +111,9 @@ impl Reader {
             return Ok(Begin { from: low, witness: None });
         };
         let verdict = match Position::decode(&position.state) {
+            Some(_) if self.is_mistaken(self.id_of(topic, number)) => {
+                Verdict::Lost("the topic was made anew: where the table's last record lay, there is another".to_owned())
+            }
             Some(position) => judge(&position, self.cluster, low, high),
             None => Verdict::Lost("the table's position is not one that this version reads".to_owned()),
         };

@@ -136,6 +136,7 @@ impl KafkaSources {
                 runtime: runtime.clone(),
                 stop: started.stop.clone(),
                 figures: figures.clone(),
+                mistaken: Arc::default(),
             };
             let thread = std::thread::Builder::new().name(format!("kafka-{}", life.source.name));
             started.threads.lock().push(thread.spawn(move || life.run())?);

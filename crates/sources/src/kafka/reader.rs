@@ -1,6 +1,6 @@
 //! What a session has read and not handed on, and how far it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lakegate_ingest::{
     Upstream, UpstreamCommit, UpstreamError, UpstreamPayload, UpstreamPosition, UpstreamRecord, UpstreamRecords,
 };
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -42,6 +43,9 @@ impl End {
     }
 }
 
+/// Partitions whose last record before the position is another than the one that was read, shared by sessions.
+pub(super) type Mistaken = Arc<Mutex<HashSet<u128>>>;
+
 /// One partition.
 struct Partition {
     topic: Arc<str>,
@@ -75,6 +79,7 @@ pub(super) struct Reader {
     gathered_bytes: usize,
     since: Option<Instant>,
     ended: Option<End>,
+    mistaken: Mistaken,
 }
 
 impl Reader {
@@ -99,7 +104,17 @@ impl Reader {
             gathered_bytes: 0,
             since: None,
             ended: None,
+            mistaken: Mistaken::default(),
         }
+    }
+
+    /// What earlier sessions found out.
+    pub(super) fn with_mistaken(self, mistaken: Mistaken) -> Self {
+        Self { mistaken, ..self }
+    }
+
+    pub(super) fn is_mistaken(&self, id: u128) -> bool {
+        self.mistaken.lock().contains(&id)
     }
 
     /// The first reason holds.
@@ -164,9 +179,9 @@ impl Reader {
                 let why = format!(
                     "the record at offset {offset} is another than the one that the table has read there: the topic was made anew"
                 );
-                // Where that does not stop the source, the next session judges without the witness.
-                let end = self.lost(topic, number, &why);
-                self.end(end);
+                self.mistaken.lock().insert(partition.id);
+                // The next session judges anew.
+                self.end(End::Again(format!("topic {topic}, partition {number}: {why}")));
             }
             return;
         }
@@ -277,6 +292,7 @@ impl Reader {
             let (Some((topic, number)), Some(position)) = (self.names.get(id), Position::decode(state)) else {
                 continue;
             };
+            self.mistaken.lock().remove(id);
             if self.partitions.iter().any(|partition| partition.id == *id) {
                 self.figures.of_partition(topic, *number, |status| status.committed = position.next);
                 let _ = offsets.add_partition_offset(topic, *number, Offset::Offset(position.next));

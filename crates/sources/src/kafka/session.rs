@@ -15,7 +15,7 @@ use super::assign::ANSWER;
 use super::context::Context;
 use super::payload::content_type;
 use super::position::cluster_hash;
-use super::reader::{End, Reader};
+use super::reader::{End, Mistaken, Reader};
 use super::status::{Figures, SourceState};
 use super::{KafkaSource, OWN_PROPERTIES};
 
@@ -57,6 +57,8 @@ pub(super) struct Life {
     pub(super) runtime: Handle,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) figures: Arc<Figures>,
+    /// Partitions whose position was found to be of another topic, although it lies inside this one.
+    pub(super) mistaken: Mistaken,
 }
 
 impl Life {
@@ -143,6 +145,7 @@ impl Life {
         let cluster = probe.client().fetch_cluster_id(ANSWER);
         let cluster = cluster.ok_or_else(|| End::Again("the broker does not tell its cluster's id".to_owned()))?;
         drop((metadata, probe));
+        tracing::info!(source = %source.name, brokers = %source.brokers, %cluster, "Connected to Kafka");
         let target = UpstreamTarget {
             tenant: source.tenant.clone(),
             stream: source.stream.clone(),
@@ -154,11 +157,11 @@ impl Life {
         let (figures, name) = (self.figures.clone(), source.name.clone());
         let reader =
             Reader::new(source.clone(), self.runtime.clone(), upstream, cluster_hash(&cluster), figures.clone());
+        let reader = reader.with_mistaken(self.mistaken.clone());
         let context = Context { reader: Mutex::new(reader), figures, name };
         let consumer: BaseConsumer<Context> =
             self.client().create_with_context(context).map_err(|error| again("the client cannot be made", &error))?;
         consumer.subscribe(&[&source.topic]).map_err(|error| again("the topic cannot be subscribed", &error))?;
-        tracing::info!(source = %source.name, brokers = %source.brokers, %cluster, "Connected to Kafka");
         let interval = source.flush_interval.as_secs_f64();
         tracing::info!(
             source = %source.name, topic = %source.topic, group = %source.group_id,
@@ -166,8 +169,11 @@ impl Life {
         );
         self.figures.set_state(SourceState::Running);
         let done = self.read(&consumer);
-        // What is left in memory is forgotten before the group hands the partitions to others.
-        consumer.context().reader.lock().end(End::Again("the session is over".to_owned()));
+        // What is left in memory is forgotten before the group hands the partitions to others, and a commit under way
+        // comes to its end before the next session asks the table.
+        let mut reader = consumer.context().reader.lock();
+        reader.end(End::Again("the session is over".to_owned()));
+        reader.upstream.give_up(&self.runtime, LAST_COMMIT);
         done
     }
 
