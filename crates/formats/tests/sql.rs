@@ -168,6 +168,13 @@ fn a_dump_of_sqlites_own_tool_is_read() {
 }
 
 #[test]
+fn a_dump_of_sqlite_keeps_backslashes_whatever_quotes_its_tables_were_made_with() {
+    let text = "BEGIN TRANSACTION;\nCREATE TABLE `t` (`a` INT NOT NULL, `b` NVARCHAR(20));\nINSERT INTO \"t\" VALUES(1,'x \\ y');\nCOMMIT;";
+    let (pieces, _) = read(text, &ReadOptions::default(), None);
+    assert_eq!(batch(&pieces[0])["b"].as_string::<i32>().value(0), "x \\ y");
+}
+
+#[test]
 fn a_statement_of_any_length_is_read_in_bounded_pieces_and_goes_on_from_every_mark() {
     let mut text = String::from("CREATE TABLE `t` (`a` int, `b` text);\nINSERT INTO `t` VALUES ");
     for i in 0..5_000 {

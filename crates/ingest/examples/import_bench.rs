@@ -55,6 +55,7 @@ fn main() {
                 if file.ends_with(".parquet") {
                     one_pass(&path, Path::new(dir));
                 }
+                read_alone(&path);
                 for keyed in [false, true] {
                     runtime.block_on(import(&path, Path::new(dir), keyed));
                 }
@@ -167,6 +168,18 @@ fn one_pass(path: &Path, dir: &Path) {
     writer.close().unwrap();
     report("decode and encode alone", path, count, begun, cpu);
     std::fs::remove_file(out).unwrap();
+}
+
+/// What reading the file into columns or documents takes, without anything after it.
+fn read_alone(path: &Path) {
+    let input = Arc::new(BytesInput::new(path.to_string_lossy().as_ref(), std::fs::read(path).unwrap()));
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let mut reader = open(input, &ReadOptions::default(), None).unwrap();
+    let mut count = 0;
+    while let Some(piece) = reader.next().unwrap() {
+        count += piece.rows.len() as u64;
+    }
+    report("read alone", path, count, begun, cpu);
 }
 
 async fn gate(data: &Path, keyed: bool, columns: &OwnColumns) -> Gate {
