@@ -33,6 +33,7 @@ class Chinook:
             head, values = insert.split(" VALUES", 1)
             values = re.sub(r"N?'((?:[^'\\]|''|\\.)*)'", lambda m: "'" + re.sub(r"\\(.)", lambda e: "''" if e[1] == "'" else e[1], m[1]) + "'", values)
             self.database.execute(f"{head} VALUES{values.rstrip().rstrip(';')}")
+        self.database.commit()
         self.tables = {name: [column[1:3] for column in self.database.execute(f"PRAGMA table_info(`{name}`)")] for name in re.findall(r"CREATE TABLE `(\w+)`", text)}
 
     def rows(self, table):

@@ -74,7 +74,9 @@ fn rows(name: &'static str, text: &[u8], cut: usize, step: usize, options: &Read
         match piece.rows {
             lakegate_formats::Rows::Columns(batch) => {
                 for row in 0..batch.num_rows() {
-                    let shown = |column| arrow::util::display::array_value_to_string(column, row).unwrap();
+                    let shown = |column: &arrow::array::ArrayRef| {
+                        arrow::util::display::array_value_to_string(column, row).unwrap()
+                    };
                     found.push(format!("{table} {:?}", batch.columns().iter().map(shown).collect::<Vec<_>>()));
                 }
             }
