@@ -142,3 +142,77 @@ def test_what_the_stream_asks_for_decides_and_sent_watched_and_staged_files_are_
     for stream in ("sent", "watched", "staged"):
         assert until(lambda: judged(server, duck, f"default.{stream}")[0] == rows.to_pylist()), stream
         assert digest(judged(server, duck, f"default.{stream}")[1][0]) == digest(drop / "keyed.parquet") or stream == "staged"
+
+
+def nested(count):
+    numbers = range(count)
+    day = datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
+    person = pa.struct([("name", pa.string()), ("born", pa.date32()), ("tags", pa.list_(pa.string()))])
+    people = [None if n % 5 == 0 else {"name": f"p{n}", "born": datetime.date(2000, 1, 1 + n % 28), "tags": ["a", None] if n % 2 else None} for n in numbers]
+    return pa.table(
+        {
+            "id": pa.array(numbers, pa.int64()),
+            "person": pa.array(people, person),
+            "scores": pa.array([[n / 2, None] if n % 3 else [] for n in numbers], pa.list_(pa.float64())),
+            "counts": pa.array([[(f"k{n}", n), ("z", None)] if n % 4 else None for n in numbers], pa.map_(pa.string(), pa.int64())),
+            "stays": pa.array([[{"at": day + datetime.timedelta(hours=n), "price": decimal.Decimal("1.25")}] for n in numbers], pa.list_(pa.struct([("at", pa.timestamp("us", tz="UTC")), ("price", pa.decimal128(10, 2))]))),
+        }
+    )
+
+
+def test_nested_columns_stay_structs_lists_and_maps(reader, drop, duck):
+    server = reader()
+    source = nested(400)
+    pq.write_table(source, drop / "compliant.parquet")
+    pq.write_table(nested(400).slice(0, 100), drop / "legacy.parquet", use_compliant_nested_type=False, flavor="spark")
+    job = imported(server, {"path": str(drop / "compliant.parquet"), "stream": "nested"})
+    assert (job["documents"], job["skipped"]) == (400, 0), job
+    loaded = server.catalog().load_table("default.nested")
+    types = {field.name: str(field.field_type) for field in loaded.schema().fields}
+    assert types["scores"] == "list<double>" and types["counts"] == "map<string, long>" and types["person"].startswith("struct<"), types
+    rows, _ = judged(server, duck, "default.nested")
+    assert rows == source.to_pylist()
+    job = imported(server, {"path": str(drop / "legacy.parquet"), "stream": "nested"})
+    assert (job["documents"], job["skipped"]) == (100, 0), job
+    rows, _ = judged(server, duck, "default.nested")
+    assert len(rows) == 500
+    found = server.sql("SELECT person['name'] AS name, scores[1] AS first FROM default.nested WHERE id = 7")
+    assert {(row["name"], row["first"]) for row in found} == {("p7", 3.5)}
+
+
+def test_records_of_nested_columns_are_held_to_their_types_hot_and_cold(reader, drop, duck, stubs):
+    import json
+
+    server = reader()
+    pq.write_table(nested(10), drop / "n.parquet")
+    imported(server, {"path": str(drop / "n.parquet"), "stream": "nested"})
+    payloads = [{"id": 10, "person": {"name": "x", "tags": ["t"]}, "scores": [1.5, None], "stays": []}, {"id": 11, "person": {"nobody": 1}}, {"id": 12, "scores": ["a"]}]
+    records = [stubs.common.DataRecord(endpoint_id="nested", payload=json.dumps(p).encode()) for p in payloads]
+    answer = server.client().IngestBatch(stubs.ingestion.IngestBatchRequest(records=records))
+    assert (answer.accepted, answer.rejected) == (1, 2), answer
+    assert server.sql("SELECT person['name'] AS name, scores[1] AS first FROM default.nested WHERE id = 10") == [{"name": "x", "first": 1.5}]
+    server.kill()
+    server.start()
+    assert server.sql("SELECT person['name'] AS name FROM default.nested WHERE id = 10") == [{"name": "x"}]
+    server.wait_absorbed()
+    rows, _ = judged(server, duck, "default.nested")
+    assert rows[10]["person"] == {"name": "x", "born": None, "tags": ["t"]} and rows[10]["scores"] == [1.5, None] and len(rows) == 11
+
+
+def test_a_table_grows_by_the_columns_that_a_file_brings_and_the_file_is_then_taken_as_it_is(make_server, drop, duck):
+    growing = {"columns": [{"name": "id", "type": "int"}], "payload": "json", "undeclared": "evolve", "conflicts": "widen"}
+    server = make_server({"imports": {"roots": [str(drop)]}, "streams": {"growing": growing}}).start()
+    pq.write_table(pa.table({"id": pa.array([1, 2], pa.int32())}), drop / "a.parquet")
+    pq.write_table(pa.table({"id": pa.array([3_000_000_000], pa.int64()), "colour": ["red"], "sizes": pa.array([[1, 2]], pa.list_(pa.int64()))}), drop / "b.parquet")
+    (drop / "c.jsonl").write_text('{"id": 4, "colour": "blue", "late": true}\n{"id": 5, "weight": 1.5}\n')
+    (drop / "d.csv").write_text("id,code\n6,007\n")
+    for name, rows in (("a.parquet", 2), ("b.parquet", 1), ("c.jsonl", 2), ("d.csv", 1)):
+        job = imported(server, {"path": str(drop / name), "stream": "growing"})
+        assert (job["documents"], job["skipped"]) == (rows, 0), job
+    loaded = server.catalog().load_table("default.growing")
+    types = {field.name: str(field.field_type) for field in loaded.schema().fields}
+    assert (types["id"], types["colour"], types["sizes"], types["late"], types["weight"]) == ("long", "string", "list<long>", "boolean", "double"), types
+    rows, _ = judged(server, duck, "default.growing")
+    found = [(row["id"], row["colour"], row["sizes"], row["late"], row["weight"]) for row in rows]
+    assert found == [(1, None, None, None, None), (2, None, None, None, None), (4, "blue", None, True, None), (5, None, None, None, 1.5), (6, None, None, None, None), (3_000_000_000, "red", [1, 2], None, None)]
+    assert rows[4]["code"] in (7, "007")

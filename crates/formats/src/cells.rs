@@ -25,7 +25,7 @@ pub(crate) fn arrow_type(column_type: ColumnType) -> DataType {
         ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
         ColumnType::Timestamptz => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
         ColumnType::Binary => DataType::LargeBinary,
-        ColumnType::String | ColumnType::Json | ColumnType::StringMap => DataType::Utf8,
+        ColumnType::String | ColumnType::Json | ColumnType::StringMap | ColumnType::Nested(_) => DataType::Utf8,
     }
 }
 
@@ -53,6 +53,27 @@ pub(crate) fn column_type(arrow: &DataType) -> ColumnType {
 pub(crate) struct Texts {
     values: Vec<u8>,
     offsets: Vec<i32>,
+}
+
+/// One field of a row.
+pub(crate) enum Field<'a> {
+    /// No value.
+    Null,
+    /// As it stands in the text.
+    Raw(&'a [u8]),
+    /// Made of what stands there.
+    Made(Vec<u8>),
+}
+
+impl Field<'_> {
+    #[inline]
+    fn raw(&self) -> &[u8] {
+        match self {
+            Self::Null => &[],
+            Self::Raw(raw) => raw,
+            Self::Made(made) => made,
+        }
+    }
 }
 
 /// A column being built.
@@ -90,14 +111,16 @@ impl Cells {
             ColumnType::Timestamp => Kind::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows), false),
             ColumnType::Timestamptz => Kind::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows), true),
             ColumnType::Binary => Kind::Binary(LargeBinaryBuilder::with_capacity(rows, rows * 16)),
-            ColumnType::String | ColumnType::Json | ColumnType::StringMap => Kind::Text(Texts {
-                values: Vec::with_capacity(rows * 16),
-                offsets: {
-                    let mut offsets = Vec::with_capacity(rows + 1);
-                    offsets.push(0);
-                    offsets
-                },
-            }),
+            ColumnType::String | ColumnType::Json | ColumnType::StringMap | ColumnType::Nested(_) => {
+                Kind::Text(Texts {
+                    values: Vec::with_capacity(rows * 16),
+                    offsets: {
+                        let mut offsets = Vec::with_capacity(rows + 1);
+                        offsets.push(0);
+                        offsets
+                    },
+                })
+            }
         };
         Self { column_type, nulls: NullBufferBuilder::new(rows), kind }
     }
@@ -129,6 +152,42 @@ impl Cells {
             self.append_null();
         }
         done.is_some()
+    }
+
+    /// Appends a whole column's fields. Gives the places of those that do not fit; a null stands there. The type is looked
+    /// at once for all of them.
+    pub(crate) fn extend<'a>(&mut self, fields: impl Iterator<Item = Field<'a>>) -> Vec<usize> {
+        match &mut self.kind {
+            Kind::Text(texts) => {
+                for field in fields {
+                    texts.values.extend_from_slice(field.raw());
+                    texts.offsets.push(i32::try_from(texts.values.len()).unwrap_or(i32::MAX));
+                    self.nulls.append(!matches!(field, Field::Null));
+                }
+                Vec::new()
+            }
+            Kind::Int(b) => each(fields, |raw| i32::try_from(text::long(raw)?).ok(), |v| b.append_option(v)),
+            Kind::Long(b) => each(fields, text::long, |v| b.append_option(v)),
+            Kind::Double(b) => each(fields, text::double, |v| b.append_option(v)),
+            Kind::Date(b) => each(fields, text::date, |v| b.append_option(v)),
+            Kind::Timestamp(b, true) => each(fields, |raw| text::timestamp(raw, true), |v| b.append_option(v)),
+            Kind::Timestamp(b, false) => each(fields, |raw| text::timestamp(raw, false), |v| b.append_option(v)),
+            Kind::Decimal(b, precision, scale) => {
+                let (precision, scale) = (*precision, *scale);
+                each(fields, |raw| text::decimal(raw, precision, scale), |v| b.append_option(v))
+            }
+            Kind::Boolean(_) | Kind::Float(_) | Kind::Binary(_) => {
+                let mut misfits = Vec::new();
+                for (place, field) in fields.enumerate() {
+                    match field {
+                        Field::Null => self.append_null(),
+                        field if self.append(field.raw()) => {}
+                        _ => misfits.push(place),
+                    }
+                }
+                misfits
+            }
+        }
     }
 
     pub(crate) fn append_null(&mut self) {
@@ -168,6 +227,29 @@ impl Cells {
         };
         (array, Vec::new())
     }
+}
+
+/// Reads all fields as one type; gives the places of those that are none of it.
+fn each<'a, T>(
+    fields: impl Iterator<Item = Field<'a>>,
+    read: impl Fn(&[u8]) -> Option<T>,
+    mut push: impl FnMut(Option<T>),
+) -> Vec<usize> {
+    let mut misfits = Vec::new();
+    for (place, field) in fields.enumerate() {
+        let value = match &field {
+            Field::Null => None,
+            field => {
+                let value = read(field.raw());
+                if value.is_none() {
+                    misfits.push(place);
+                }
+                value
+            }
+        };
+        push(value);
+    }
+    misfits
 }
 
 fn finish_texts(texts: Texts, mut nulls: NullBufferBuilder) -> (ArrayRef, Vec<usize>) {

@@ -168,6 +168,22 @@ fn a_dump_of_sqlites_own_tool_is_read() {
 }
 
 #[test]
+fn a_dump_of_sqlite_keeps_backslashes_whatever_quotes_its_tables_were_made_with() {
+    let text = "BEGIN TRANSACTION;\nCREATE TABLE `t` (`a` INT NOT NULL, `b` NVARCHAR(20));\nINSERT INTO \"t\" VALUES(1,'x \\ y');\nCOMMIT;";
+    let (pieces, _) = read(text, &ReadOptions::default(), None);
+    assert_eq!(batch(&pieces[0])["b"].as_string::<i32>().value(0), "x \\ y");
+}
+
+#[test]
+fn decimals_that_sqlite_writes_as_doubles_are_the_ones_that_were_stored() {
+    // As `sqlite3 x.db .dump` writes 0.99, 1.99 and 0.995.
+    let text = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t (a NUMERIC(10,2));\nINSERT INTO t VALUES(0.98999999999999999112);\nINSERT INTO t VALUES(1.9899999999999999911);\nINSERT INTO t VALUES(0.99499999999999999556);\nCOMMIT;";
+    let (pieces, _) = read(text, &ReadOptions::default(), None);
+    assert_eq!(batch(&pieces[0])["a"].as_primitive::<Decimal128Type>().values(), &[99, 199]);
+    assert_eq!(pieces[0].bad.len(), 1, "half a cent is none of the column's values");
+}
+
+#[test]
 fn a_statement_of_any_length_is_read_in_bounded_pieces_and_goes_on_from_every_mark() {
     let mut text = String::from("CREATE TABLE `t` (`a` int, `b` text);\nINSERT INTO `t` VALUES ");
     for i in 0..5_000 {

@@ -3,7 +3,8 @@
 //! `import_bench generate DIR ROWS` writes `events.parquet`, `events.csv` and `events.ndjson` of the same rows: 15 columns
 //! as events have them, half of the text random. `import_bench run DIR FILE…` imports each file into a table of its own
 //! columns, with and without event keys, every row looked at; beside it one pass of the Parquet library's own reader and
-//! writer over a Parquet file. `benches/peers/duckdb_copy.py DIR` does the same with DuckDB.
+//! writer over a Parquet file. `benches/peers/duckdb_copy.py DIR` does the same with DuckDB. `import_bench memory DIR` makes
+//! inputs that are huge in one way each and imports each in a process of its own, which tells its peak of memory.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -15,6 +16,9 @@
 )]
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +27,7 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use lakegate_env::{RealDisk, SystemClock, SystemRandom};
-use lakegate_formats::{BytesInput, ReadOptions, open};
+use lakegate_formats::{BytesInput, Input, ReadOptions, open};
 use lakegate_ingest::{
     Begun, DuplicateSettings, Gate, GateOptions, GateSettings, ImportTarget, OwnColumns, StreamDeclaration,
 };
@@ -55,12 +59,18 @@ fn main() {
                 if file.ends_with(".parquet") {
                     one_pass(&path, Path::new(dir));
                 }
+                read_alone(&path);
                 for keyed in [false, true] {
                     runtime.block_on(import(&path, Path::new(dir), keyed));
                 }
             }
         }
-        _ => println!("import_bench generate DIR ROWS | import_bench run DIR FILE…"),
+        ["memory", dir] => memory(Path::new(dir)),
+        ["huge", dir, file] => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(import_huge(&Path::new(dir).join(file), Path::new(dir)));
+        }
+        _ => println!("import_bench generate DIR ROWS | import_bench run DIR FILE… | import_bench memory DIR"),
     }
 }
 
@@ -169,6 +179,18 @@ fn one_pass(path: &Path, dir: &Path) {
     std::fs::remove_file(out).unwrap();
 }
 
+/// What reading the file into columns or documents takes, without anything after it.
+fn read_alone(path: &Path) {
+    let input = Arc::new(BytesInput::new(path.to_string_lossy().as_ref(), std::fs::read(path).unwrap()));
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let mut reader = open(input, &ReadOptions::default(), None).unwrap();
+    let mut count = 0;
+    while let Some(piece) = reader.next().unwrap() {
+        count += piece.rows.len() as u64;
+    }
+    report("read alone", path, count, begun, cpu);
+}
+
 async fn gate(data: &Path, keyed: bool, columns: &OwnColumns) -> Gate {
     let clock = Arc::new(SystemClock::default());
     let random = Arc::new(SystemRandom);
@@ -265,5 +287,146 @@ async fn import(path: &Path, dir: &Path, keyed: bool) {
     report(if keyed { "import, with event keys" } else { "import" }, path, summary.rows, begun, cpu);
     assert_eq!(summary.dead_lettered, 0, "rows were set aside");
     drop(gate);
+    let _ = std::fs::remove_dir_all(&data);
+}
+
+/// A file that is read where it lies.
+struct FileInput(File, String);
+
+impl Input for FileInput {
+    fn name(&self) -> &str {
+        &self.1
+    }
+
+    fn len(&self) -> Option<u64> {
+        Some(self.0.metadata().unwrap().len())
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> std::io::Result<bytes::Bytes> {
+        let mut buffer = vec![0; len];
+        self.0.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.into())
+    }
+
+    fn read_ranges(&self, ranges: &[Range<u64>]) -> std::io::Result<Vec<bytes::Bytes>> {
+        ranges.iter().map(|r| self.read_at(r.start, usize::try_from(r.end - r.start).unwrap())).collect()
+    }
+
+    fn stream(&self, from: u64) -> std::io::Result<Box<dyn Read + Send>> {
+        let mut file = File::open(&self.1)?;
+        file.seek(SeekFrom::Start(from))?;
+        Ok(Box::new(file))
+    }
+}
+
+/// Makes one huge input after the other, and imports each in a process of its own.
+fn memory(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let own = std::env::current_exe().unwrap();
+    for (name, make) in [
+        ("row-group-of-1-gib.parquet", huge_row_group as fn(&Path)),
+        ("statement-of-500-mb.sql", huge_statement),
+        ("line-of-100-mb.csv", |path| huge_line(path, "id,text\n1,", "\n2,x\n")),
+        ("line-of-100-mb.jsonl", |path| huge_line(path, "{\"id\":1,\"text\":\"", "\"}\n{\"id\":2}\n")),
+        ("bomb-of-4-gb.csv.gz", bomb),
+    ] {
+        let path = dir.join(name);
+        make(&path);
+        let status = std::process::Command::new(&own).args(["huge", dir.to_str().unwrap(), name]).status().unwrap();
+        assert!(status.success(), "{name}: {status}");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+/// 128 Mi values of 8 bytes without any pattern, in two columns of one row group.
+fn huge_row_group(path: &Path) {
+    let mut rng = StdRng::seed_from_u64(11);
+    let column = |rng: &mut StdRng| Arc::new((0..1 << 20).map(|_| Some(rng.random::<i64>())).collect::<Int64Array>());
+    let mut batch = || {
+        let (a, b): (ArrayRef, ArrayRef) = (column(&mut rng), column(&mut rng));
+        RecordBatch::try_from_iter([("a", a), ("b", b)]).unwrap()
+    };
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(None).set_dictionary_enabled(false).build();
+    let first = batch();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), first.schema(), Some(properties)).unwrap();
+    writer.write(&first).unwrap();
+    (1..64).for_each(|_| writer.write(&batch()).unwrap());
+    assert_eq!(writer.close().unwrap().num_row_groups(), 1);
+}
+
+fn huge_statement(path: &Path) {
+    let mut out = std::io::BufWriter::new(File::create(path).unwrap());
+    write!(out, "CREATE TABLE `t` (`id` bigint, `text` varchar(80));\nINSERT INTO `t` VALUES (0,'first')").unwrap();
+    for n in 1..10_000_000_u64 {
+        write!(out, ",({n},'a text of some length, number {:x}')", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).unwrap();
+    }
+    write!(out, ";\n").unwrap();
+}
+
+fn huge_line(path: &Path, before: &str, after: &str) {
+    let mut out = std::io::BufWriter::new(File::create(path).unwrap());
+    out.write_all(before.as_bytes()).unwrap();
+    (0..100).for_each(|_| out.write_all(&[b'x'; 1_000_000]).unwrap());
+    out.write_all(after.as_bytes()).unwrap();
+}
+
+fn bomb(path: &Path) {
+    let mut out = flate2::write::GzEncoder::new(File::create(path).unwrap(), flate2::Compression::fast());
+    out.write_all(b"id,text\n").unwrap();
+    let zeros = vec![0; 1 << 20];
+    (0..4096).for_each(|_| out.write_all(&zeros).unwrap());
+    out.finish().unwrap();
+}
+
+async fn import_huge(path: &Path, dir: &Path) {
+    let data = dir.join("data");
+    let _ = std::fs::remove_dir_all(&data);
+    std::fs::create_dir_all(&data).unwrap();
+    let input = Arc::new(FileInput(File::open(path).unwrap(), path.to_string_lossy().into_owned()));
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let (mut gate_of, mut rows, mut bad) = (None, 0, 0);
+    let mut reader = open(input, &ReadOptions::default(), None).unwrap();
+    let ended = loop {
+        let piece = match reader.next() {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break "read whole".to_owned(),
+            Err(error) => break error.to_string(),
+        };
+        let columns = match (&piece.rows, &piece.table) {
+            (_, Some(table)) => OwnColumns::Table { table: table.clone(), keyed: false },
+            (lakegate_formats::Rows::Columns(batch), None) => OwnColumns::Schema(batch.schema()),
+            (lakegate_formats::Rows::Documents { .. }, None) => {
+                let fields = vec![arrow::datatypes::Field::new("id", arrow::datatypes::DataType::Int64, true)];
+                OwnColumns::Schema(Arc::new(arrow::datatypes::Schema::new(fields)))
+            }
+        };
+        if gate_of.is_none() {
+            let target = ImportTarget {
+                principal: None,
+                tenant: TenantId::new("bench").unwrap(),
+                stream: StreamName::new("huge").unwrap(),
+                event_type: None,
+                columns: Some(columns.clone()),
+                file: 1,
+                uri: path.to_string_lossy().into_owned(),
+                again: false,
+                rewrite: true,
+                correlation_id: None,
+            };
+            let gate = gate(&data, false, &columns).await;
+            let Begun::Import(import) = gate.begin_import(target).await.unwrap() else { return };
+            gate_of = Some((gate, import));
+        }
+        let Some((_, import)) = &mut gate_of else { return };
+        let counts = import.take(piece).await.unwrap();
+        (rows, bad) = (rows + counts.accepted, bad + counts.dead_lettered);
+    };
+    if let Some((gate, import)) = gate_of {
+        import.finish().await.unwrap();
+        drop(gate);
+    }
+    report("huge", path, rows, begun, cpu);
+    println!("  {bad} rows set aside; {ended}");
     let _ = std::fs::remove_dir_all(&data);
 }

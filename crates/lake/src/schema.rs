@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use iceberg::TableCreation;
 use iceberg::spec::{
-    FormatVersion, MapType, NestedField, NestedFieldRef, NullOrder, PrimitiveType, Schema, SortDirection,
-    SortField as IcebergSortField, SortOrder, TableMetadata, Transform as IcebergTransform, Type, UnboundPartitionSpec,
+    FormatVersion, ListType, MapType, NestedField, NestedFieldRef, NullOrder, PrimitiveType, Schema, SortDirection,
+    SortField as IcebergSortField, SortOrder, StructType, TableMetadata, Transform as IcebergTransform, Type,
+    UnboundPartitionSpec,
 };
-use lakegate_model::{Column, ColumnType, Contract, Transform};
+use lakegate_model::{Column, ColumnType, Contract, Nested, Transform};
 
 use crate::error::LakeError;
 use crate::options::Compression;
@@ -78,7 +79,35 @@ fn type_of(column_type: ColumnType, last_id: &mut i32) -> Type {
             let text = || Type::Primitive(PrimitiveType::String);
             return Type::Map(MapType::optional(take(), text(), take(), text()));
         }
+        ColumnType::Nested(nested) => return nested_type(nested, last_id),
     })
+}
+
+/// A struct's, list's or map's ids come before those of the types inside it.
+fn nested_type(nested: &Nested, last_id: &mut i32) -> Type {
+    let mut take = || {
+        *last_id = last_id.saturating_add(1);
+        *last_id
+    };
+    match nested {
+        Nested::Struct(fields) => {
+            let ids: Vec<i32> = fields.iter().map(|_| take()).collect();
+            let field = |(id, (name, inner)): (i32, &(String, ColumnType))| {
+                Arc::new(NestedField::optional(id, name, type_of(*inner, last_id)))
+            };
+            Type::Struct(StructType::new(ids.into_iter().zip(fields).map(field).collect()))
+        }
+        Nested::List(element) => {
+            let id = take();
+            Type::List(ListType::new(NestedField::list_element(id, type_of(*element, last_id), false).into()))
+        }
+        Nested::Map(key, value) => {
+            let (key_id, value_id) = (take(), take());
+            let key = NestedField::map_key_element(key_id, type_of(*key, last_id));
+            let value = NestedField::map_value_element(value_id, type_of(*value, last_id), false);
+            Type::Map(MapType::new(key.into(), value.into()))
+        }
+    }
 }
 
 fn transform_of(transform: Transform) -> IcebergTransform {
@@ -234,8 +263,21 @@ fn promoted(table: &Type, column: ColumnType) -> Option<Type> {
 
 /// Whether every value of the contract's type has a place in the table's type.
 fn fits(table: &Type, column: ColumnType) -> bool {
-    let Type::Primitive(table) = table else {
-        return matches!((table, column), (Type::Map(_), ColumnType::StringMap));
+    let table = match (table, column) {
+        (Type::Primitive(table), _) => table,
+        (Type::Map(_), ColumnType::StringMap) => return true,
+        (Type::Map(map), ColumnType::Nested(Nested::Map(key, value))) => {
+            return fits(&map.key_field.field_type, *key) && fits(&map.value_field.field_type, *value);
+        }
+        (Type::List(list), ColumnType::Nested(Nested::List(element))) => {
+            return fits(&list.element_field.field_type, *element);
+        }
+        (Type::Struct(table), ColumnType::Nested(Nested::Struct(fields))) => {
+            let pairs = || table.fields().iter().zip(fields);
+            return table.fields().len() == fields.len()
+                && pairs().all(|(field, (name, inner))| field.name == *name && fits(&field.field_type, *inner));
+        }
+        _ => return false,
     };
     match (table, column) {
         (PrimitiveType::Long, ColumnType::Int) | (PrimitiveType::Double, ColumnType::Float) => true,

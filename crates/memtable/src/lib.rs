@@ -18,11 +18,13 @@
 )]
 
 mod guests;
+mod nested;
 mod part;
 mod registry;
 mod rows;
 mod table;
 
+pub use nested::{NestedBuilder, check_nested};
 pub use part::{Chunk, FrozenPart, Guest, MemPart, MemSnapshot};
 pub use registry::Memtables;
 pub use rows::{ColumnBuilder, RowBuilder, Value, arrow_schema, arrow_type};

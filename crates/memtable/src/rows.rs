@@ -11,6 +11,8 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use lakegate_model::{ColumnType, Contract};
 
+use crate::nested::{NestedBuilder, nested_type};
+
 /// One value, borrowed from the bytes it was read from, already of its column's type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
@@ -24,7 +26,7 @@ pub enum Value<'a> {
     Double(f64),
     /// For decimal columns: the unscaled value at the column's scale.
     Decimal(i128),
-    /// For string and JSON columns.
+    /// For string and JSON columns; for structs and lists their JSON.
     Text(&'a str),
     /// The same, where the bytes had to be unescaped or the text was made.
     Owned(Box<str>),
@@ -74,6 +76,7 @@ pub fn arrow_type(column_type: ColumnType) -> DataType {
                 Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
             DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
         }
+        ColumnType::Nested(nested) => nested_type(nested),
     }
 }
 
@@ -112,6 +115,8 @@ pub enum ColumnBuilder {
     Text(StringBuilder),
     /// Binary.
     Binary(LargeBinaryBuilder),
+    /// Struct, list, or map of other than texts.
+    Nested(NestedBuilder),
     /// Map.
     Map(Box<MapBuilder<StringBuilder, StringBuilder>>),
 }
@@ -140,6 +145,7 @@ impl ColumnBuilder {
                 let (keys, values) = (StringBuilder::with_capacity(0, 0), StringBuilder::with_capacity(0, 0));
                 Self::Map(Box::new(MapBuilder::with_capacity(Some(names), keys, values, rows)))
             }
+            ColumnType::Nested(_) => Self::Nested(NestedBuilder::new(arrow_type(column_type))),
         }
     }
 
@@ -180,6 +186,9 @@ impl ColumnBuilder {
             (Self::Map(b), Value::Map(entries)) => push_entries(b, entries)?,
             (Self::Map(b), Value::OwnedMap(entries)) => push_entries(b, entries)?,
             (Self::Map(b), _) => b.append(false)?,
+            (Self::Nested(b), Value::Text(v)) => b.push(Some(v)),
+            (Self::Nested(b), Value::Owned(v)) => b.push(Some(v)),
+            (Self::Nested(b), _) => b.push(None),
         }
         Ok(())
     }
@@ -188,6 +197,7 @@ impl ColumnBuilder {
         match self {
             Self::Text(builder) => builder.values_slice().len(),
             Self::Binary(builder) => builder.values_slice().len(),
+            Self::Nested(builder) => builder.text_bytes(),
             _ => 0,
         }
     }
@@ -206,6 +216,7 @@ impl ColumnBuilder {
             Self::Text(b) => Arc::new(b.finish()),
             Self::Binary(b) => Arc::new(b.finish()),
             Self::Map(b) => Arc::new(b.finish()),
+            Self::Nested(b) => b.finish(),
         }
     }
 
@@ -222,6 +233,7 @@ impl ColumnBuilder {
             Self::Text(b) => Arc::new(b.finish_cloned()),
             Self::Binary(b) => Arc::new(b.finish_cloned()),
             Self::Map(b) => Arc::new(b.finish_cloned()),
+            Self::Nested(b) => b.finish_cloned(),
         }
     }
 }

@@ -11,7 +11,7 @@ mod tally;
 pub use contract::{
     Breach, CheckError, Checks, Clean, ClockPolicy, ClockSkew, Column, ColumnCheck, ColumnRules, ColumnSource,
     ColumnType, Conflicts, Contract, ContractError, ContractVersion, Evolution, Field, Growth, JsonKind, Malformed,
-    ObjectRule, OnConflict, PATTERN_BYTES_MAX, PartitionField, PayloadFormat, Sanitise, Scalar, SchemaParts,
+    Nested, ObjectRule, OnConflict, PATTERN_BYTES_MAX, PartitionField, PayloadFormat, Sanitise, Scalar, SchemaParts,
     SchemaProblem, Shipped, SortField, TablePattern, TimeField, TimeFormat, TimeFormatError, TimeNotation, Transform,
     TypeError, Undeclared, VALUES_MAX, Zone, ZoneError, ZoneRule, event_type_part, read_json_schema,
 };

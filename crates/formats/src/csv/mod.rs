@@ -7,8 +7,6 @@
 mod sample;
 mod split;
 
-use std::borrow::Cow;
-
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
@@ -17,7 +15,7 @@ use bytes::Bytes;
 
 use self::sample::{Shape, type_name};
 use self::split::{Cell, Split};
-use crate::cells::Cells;
+use crate::cells::{Cells, Field};
 use crate::feed::Feed;
 use crate::open::Source;
 use crate::piece::RAW_BYTES;
@@ -171,10 +169,10 @@ impl CsvReader {
                     found.bad.push(entry);
                 }
             };
-            for (row, cell) in found.cells.iter().skip(column).step_by(width).enumerate() {
-                if !self.append(&mut cells, *cell, window) {
-                    fail(row, Some(self.misfit(column, cell.raw(window))));
-                }
+            let of_column = || found.cells.iter().skip(column).step_by(width);
+            for row in cells.extend(of_column().map(|cell| self.field(*cell, window))) {
+                let raw = of_column().nth(row).map_or(&[][..], |cell| cell.raw(window));
+                fail(row, Some(self.misfit(column, raw)));
             }
             let (array, not_text) = cells.finish();
             not_text.into_iter().for_each(|row| fail(row, None));
@@ -192,13 +190,12 @@ impl CsvReader {
     }
 
     #[inline]
-    fn append(&self, cells: &mut Cells, cell: Cell, window: &[u8]) -> bool {
+    fn field<'w>(&self, cell: Cell, window: &'w [u8]) -> Field<'w> {
         let raw = cell.raw(window);
         if !cell.quoted() && self.options.csv.nulls.iter().any(|n| n.as_bytes() == raw) {
-            cells.append_null();
-            return true;
+            return Field::Null;
         }
-        if cell.doubled() { cells.append(&undouble(raw, self.options.csv.quote)) } else { cells.append(raw) }
+        if cell.doubled() { Field::Made(undouble(raw, self.options.csv.quote)) } else { Field::Raw(raw) }
     }
 
     fn misfit(&self, column: usize, raw: &[u8]) -> String {
@@ -213,7 +210,7 @@ impl CsvReader {
     }
 }
 
-fn undouble(raw: &[u8], quote: u8) -> Cow<'_, [u8]> {
+fn undouble(raw: &[u8], quote: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(at) = memchr::memchr(quote, rest) {
@@ -221,7 +218,7 @@ fn undouble(raw: &[u8], quote: u8) -> Cow<'_, [u8]> {
         rest = rest.get(at + 2..).unwrap_or_default();
     }
     out.extend_from_slice(rest);
-    Cow::Owned(out)
+    out
 }
 
 fn too_long(limit: usize) -> String {

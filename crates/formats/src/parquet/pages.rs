@@ -140,7 +140,7 @@ impl Checked {
                     Err(wrong) => return Err(unsound(name, &format!("the page header at byte {}: {wrong}", self.at))),
                 };
                 let header = usize::try_from(sizes.header).unwrap_or(usize::MAX);
-                self.page = data_of(name, self.at, &sizes)?;
+                self.page = data_of(name, self.at.saturating_sub(before as u64), &sizes)?;
                 if sizes.kind == DATA_PAGE || sizes.kind == DATA_PAGE_2 {
                     self.found = self.found.saturating_add(sizes.values);
                 }

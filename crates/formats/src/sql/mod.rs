@@ -54,6 +54,11 @@ pub(crate) struct SqlReader {
 
 fn find_dialect(head: &[u8]) -> Dialect {
     let has = |text: &[u8]| memchr::memmem::find(head, text).is_some();
+    // SQLite's tools begin so; its statements keep the quotes that they were typed with, also those of MySQL.
+    let first = head.trim_ascii_start();
+    if first.starts_with(b"PRAGMA") || first.starts_with(b"BEGIN TRANSACTION;") {
+        return Dialect::Sqlite;
+    }
     if has(b"PostgreSQL database dump") || has(b"standard_conforming_strings") || has(b"FROM stdin") {
         Dialect::Postgres
     } else if has(b"MySQL") || has(b"MariaDB") || has(b"`") || has(b"ENGINE=") || has(b"MySql") {

@@ -449,7 +449,19 @@ fn append(cells: &mut Cells, kind: Kind, text: &[u8], column_type: ColumnType, d
                 }
             };
         }
-        Kind::Text | Kind::Bytes => return cells.append(text),
+        Kind::Text | Kind::Bytes => {
+            let plain = (dialect == Dialect::Sqlite).then(|| short_decimal(text, column_type)).flatten();
+            return cells.append(plain.as_deref().unwrap_or(text));
+        }
     }
     true
+}
+
+/// SQLite keeps decimals as doubles, and its own tool writes all digits that these have: 0.98999999999999999112 is the
+/// double of 0.99. None where the digits of the scale are another double.
+fn short_decimal(text: &[u8], column_type: ColumnType) -> Option<Vec<u8>> {
+    let ColumnType::Decimal { scale, .. } = column_type else { return None };
+    let value = crate::text::double(text).filter(|_| text.len() > 16)?;
+    let short = format!("{value:.*}", usize::from(scale));
+    (short.parse() == Ok(value)).then(|| short.into_bytes())
 }

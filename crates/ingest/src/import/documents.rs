@@ -9,10 +9,10 @@ use lakegate_model::{ReasonCode, Refusal};
 use super::conform::cast::Refused;
 use super::conform::{Conformed, RowContext, row_id};
 use crate::api::Source;
-use crate::shape::{ClientOf, Envelope, Marks, RecordContext, Shaper};
+use crate::shape::{ClientOf, Envelope, Marks, RecordContext, Shaper, Wanted};
 use crate::wire::WireRecord;
 
-/// The documents at `spans` of `body` as rows of the table.
+/// The documents at `spans` of `body` as rows of the table. What they want beyond its columns is told to `wanted`.
 ///
 /// # Errors
 /// A required column holds a null; the shaper lets none in.
@@ -21,6 +21,7 @@ pub(crate) fn shape_documents(
     body: &[u8],
     spans: &[Range<u32>],
     context: &RowContext<'_>,
+    mut wanted: Option<&mut dyn FnMut(Vec<Wanted>)>,
 ) -> Result<Conformed, ArrowError> {
     let mut rows = shaper.rows(spans.len());
     let mut bad = Refused::new();
@@ -32,7 +33,7 @@ pub(crate) fn shape_documents(
         payload_bytes_max: context.payload_bytes_max,
         source: Source::File.name(),
         origin: ClientOf { client_address: Value::Null, user_agent: Value::Null, correlation_id: Value::Null },
-        may_grow: false,
+        may_grow: wanted.is_some(),
         marks: Marks::default(),
     };
     let mut row = Vec::with_capacity(shaper.contract.columns.len());
@@ -43,6 +44,10 @@ pub(crate) fn shape_documents(
             Err(refusal) => {
                 bad.insert(place, refusal);
             }
+        }
+        let marks = std::mem::take(&mut record_context.marks);
+        if let Some(wanted) = wanted.as_mut().filter(|_| !marks.wanted.is_empty()) {
+            wanted(marks.wanted);
         }
     }
     shaper.learn(&rows);

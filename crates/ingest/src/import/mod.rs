@@ -17,6 +17,7 @@ pub(crate) mod claims;
 mod commit;
 pub(crate) mod conform;
 mod documents;
+mod growing;
 pub(crate) mod keys;
 pub(crate) mod letters;
 mod own_columns;
@@ -47,6 +48,7 @@ pub use self::own_columns::OwnColumns;
 pub(crate) use self::own_columns::OwnContracts;
 use self::write::{Files, bytes_of};
 use crate::gate::{Gate, Inner};
+use crate::growth::Wishes;
 use crate::streams::Stream;
 
 /// Numbers imports, so that each knows its own claims.
@@ -103,7 +105,7 @@ impl Gate {
         self.take_own_columns(&target).await?;
         let stream = inner.streams.resolve(target.tenant.as_str(), target.stream.as_str());
         let stream = stream.map_err(|refusal| ImportError::Stream(refusal.message))?;
-        let stream = part_for(inner, stream, &target)?;
+        let stream = self.grown_for(part_for(inner, stream, &target)?, &target).await?;
         let table = stream.unit.open(&inner.lake).await.map_err(|error| ImportError::Lake(error.to_string()))?;
         commit::settle_left(inner, &stream, &table, target.file).await?;
         let mark = table.absorbed_file(target.file).await.map_err(|error| ImportError::Lake(error.to_string()))?;
@@ -302,12 +304,29 @@ impl Import {
         first_row: u64,
         received_us: i64,
     ) -> Result<(Conformed, Source), ImportError> {
+        let may_grow = matches!(rows, Rows::Documents { .. }) && growing::may_grow(&self.stream);
+        let (done, source, wishes) = self.shape_once(rows, file, first_row, received_us, may_grow).await?;
+        if wishes.is_empty() || !self.grow(wishes).await? {
+            return Ok((done, source));
+        }
+        let (done, source, _) = self.shape_once(source.0, file, first_row, received_us, false).await?;
+        Ok((done, source))
+    }
+
+    async fn shape_once(
+        &mut self,
+        rows: Rows,
+        file: u128,
+        first_row: u64,
+        received_us: i64,
+        may_grow: bool,
+    ) -> Result<(Conformed, Source, Wishes), ImportError> {
         let conformer = match &rows {
             Rows::Columns(batch) => Some(self.conformer_for(batch)?),
             Rows::Documents { .. } => None,
         };
-        let (stream, event_type) = (self.stream.clone(), self.target.event_type.clone());
-        let payload_bytes_max = self.gate.inner.settings.payload_bytes_max;
+        let (stream, inner, event_type) =
+            (self.stream.clone(), self.gate.inner.clone(), self.target.event_type.clone());
         let work = move || {
             let context = RowContext {
                 tenant: stream.key.tenant.as_str(),
@@ -316,17 +335,20 @@ impl Import {
                 received_us,
                 file,
                 first_row,
-                payload_bytes_max,
+                payload_bytes_max: inner.settings.payload_bytes_max,
                 origin: RowOrigin::File,
             };
+            let mut wishes = Wishes::default();
+            let mut note = |wanted| wishes.add(wanted, &stream, &inner.streams.growth);
             let done = match (&rows, &conformer) {
                 (Rows::Columns(batch), Some(conformer)) => conformer.conform(batch, &context),
                 (Rows::Documents { body, spans }, _) => {
-                    documents::shape_documents(&stream.shaper, body, spans, &context)
+                    let note: Option<&mut dyn FnMut(_)> = if may_grow { Some(&mut note) } else { None };
+                    documents::shape_documents(&stream.shaper, body, spans, &context, note)
                 }
                 (Rows::Columns(_), None) => Err(arrow::error::ArrowError::SchemaError("no columns".to_owned())),
             };
-            done.map(|done| (done, Source(rows)))
+            done.map(|done| (done, Source(rows), wishes))
         };
         let done = tokio::task::spawn_blocking(work).await.map_err(|error| ImportError::Rows(error.to_string()))?;
         done.map_err(|error| ImportError::Rows(error.to_string()))

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use lakegate_env::Disk;
 use lakegate_formats::SqlTable;
+use lakegate_memtable::arrow_type;
 use lakegate_model::{
-    Column, ColumnSource, ColumnType, Contract, PayloadFormat, StreamKey, StreamName, TenantId, Undeclared,
+    Column, ColumnSource, ColumnType, Contract, Nested, PayloadFormat, StreamKey, StreamName, TenantId, Undeclared,
 };
 use parking_lot::RwLock;
 
@@ -102,7 +104,7 @@ fn table_name(name: &str, place: usize) -> String {
 }
 
 /// The type that holds every value of a file's type, as near to it as there is.
-fn column_type(found: &DataType) -> ColumnType {
+pub(super) fn column_type(found: &DataType) -> ColumnType {
     match found {
         DataType::Boolean => ColumnType::Boolean,
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => ColumnType::Int,
@@ -125,8 +127,55 @@ fn column_type(found: &DataType) -> ColumnType {
         }
         DataType::Dictionary(_, values) => column_type(values),
         DataType::RunEndEncoded(_, values) => column_type(values.data_type()),
-        found if found.is_nested() => ColumnType::Json,
+        found if found.is_nested() => {
+            nested_type(found).filter(|own| can_cast_types(found, &arrow_type(*own))).unwrap_or(ColumnType::Json)
+        }
         _ => ColumnType::String,
+    }
+}
+
+/// The struct, list or map that holds every value of the file's; none where there is no such type.
+fn nested_type(found: &DataType) -> Option<ColumnType> {
+    let inner = |found: &DataType| Some(column_type(found)).filter(|own| !matches!(own, ColumnType::Json));
+    match found {
+        DataType::List(element)
+        | DataType::LargeList(element)
+        | DataType::ListView(element)
+        | DataType::LargeListView(element)
+        | DataType::FixedSizeList(element, _) => Nested::List(inner(element.data_type())?).column_type(),
+        DataType::Struct(fields) => {
+            let field = |field: &FieldRef| Some((field.name().clone(), inner(field.data_type())?));
+            Nested::Struct(fields.iter().map(field).collect::<Option<_>>()?).column_type()
+        }
+        DataType::Map(entries, _) => {
+            let DataType::Struct(entries) = entries.data_type() else { return None };
+            let [key, value] = entries.as_ref() else { return None };
+            let (key, value) = (inner(key.data_type())?, inner(value.data_type())?);
+            let texts = key == ColumnType::String && value == ColumnType::String;
+            if texts { Some(ColumnType::StringMap) } else { Nested::Map(key, value).column_type() }
+        }
+        _ => None,
+    }
+}
+
+/// Whether a type that a file brings is one of the contract's, or is widened to it as Iceberg does.
+pub(super) fn is_within(found: &DataType, wanted: ColumnType) -> bool {
+    is_at_most(column_type(found), wanted) && can_cast_types(found, &arrow_type(wanted))
+}
+
+fn is_at_most(found: ColumnType, wanted: ColumnType) -> bool {
+    match (found, wanted) {
+        (ColumnType::Nested(found), ColumnType::Nested(wanted)) => match (found, wanted) {
+            (Nested::List(found), Nested::List(wanted)) => is_at_most(*found, *wanted),
+            (Nested::Map(k, v), Nested::Map(key, value)) => is_at_most(*k, *key) && is_at_most(*v, *value),
+            (Nested::Struct(found), Nested::Struct(wanted)) => {
+                let mut pairs = found.iter().zip(wanted);
+                found.len() == wanted.len()
+                    && pairs.all(|((a, found), (b, wanted))| a == b && is_at_most(*found, *wanted))
+            }
+            _ => false,
+        },
+        (found, wanted) => found == wanted || found.is_wider(wanted),
     }
 }
 
@@ -212,6 +261,10 @@ mod tests {
 
     use super::*;
 
+    fn list(element: DataType) -> DataType {
+        DataType::List(Arc::new(Field::new("item", element, true)))
+    }
+
     #[test]
     fn a_files_schema_gives_columns_that_hold_its_values() {
         let fields: Fields = [
@@ -226,6 +279,8 @@ mod tests {
             ("i", DataType::Struct(Fields::empty())),
             ("", DataType::Utf8View),
             ("A", DataType::Time64(TimeUnit::Microsecond)),
+            ("l", list(DataType::Int16)),
+            ("s", DataType::Struct(vec![Field::new("x", list(DataType::Utf8), true)].into())),
         ]
         .into_iter()
         .map(|(name, found)| Field::new(name, found, true))
@@ -246,7 +301,9 @@ mod tests {
                 "h date",
                 "i json",
                 "column_10 string",
-                "A_11 string"
+                "A_11 string",
+                "l list<int>",
+                "s struct<x: list<string>>"
             ]
         );
     }

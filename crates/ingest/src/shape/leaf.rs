@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use lakegate_memtable::Value;
+use lakegate_memtable::{Value, arrow_type, check_nested};
 use lakegate_model::{ColumnType, ReasonCode, Refusal, TimeFormat};
 
 use crate::time::{self, TimeError, TimeReader};
@@ -56,6 +56,7 @@ pub(crate) fn read_leaf<'a>(
             _ => None,
         },
         ColumnType::StringMap => map(raw),
+        ColumnType::Nested(_) => check_nested(raw, &arrow_type(column_type)).is_ok().then_some(Value::Text(raw)),
     };
     value.ok_or_else(|| wrong(name, column_type, raw))
 }

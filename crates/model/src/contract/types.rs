@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::nested::{self, Nested};
+
 /// A column's type, in Iceberg's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ColumnType {
@@ -36,12 +38,14 @@ pub enum ColumnType {
     Json,
     /// Text to text. Arrow: `Map(key_value: Struct<key: Utf8, value: Utf8>)`.
     StringMap,
+    /// A struct, a list or a map, kept as such.
+    Nested(&'static Nested),
 }
 
 /// A column's type that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a column type; use boolean, int, long, float, double, decimal(P,S), date, timestamp, timestamptz, string, binary, json or map"
+    "{0:?} is not a column type; use boolean, int, long, float, double, decimal(P,S), date, timestamp, timestamptz, string, binary, json, map, or one made of them such as list<long>, map<string, double> or struct<a: int, b: string>"
 )]
 pub struct TypeError(pub String);
 
@@ -65,6 +69,7 @@ impl ColumnType {
             "binary" => Self::Binary,
             "json" => Self::Json,
             "map" => Self::StringMap,
+            _ if text.ends_with('>') => nested::parse(text)?,
             _ => {
                 let inner = text.strip_prefix("decimal(").and_then(|t| t.strip_suffix(')')).ok_or_else(wrong)?;
                 let (p, s) = inner.split_once(',').ok_or_else(wrong)?;
@@ -107,6 +112,7 @@ impl ColumnType {
             Self::Binary => "binary".into(),
             Self::Json => "json".into(),
             Self::StringMap => "map".into(),
+            Self::Nested(nested) => nested.name(),
         }
     }
 }
@@ -131,7 +137,7 @@ impl schemars::JsonSchema for ColumnType {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": "^(boolean|int|long|float|double|date|timestamp|timestamptz|string|binary|json|map|decimal\\([0-9]+, ?[0-9]+\\))$"
+            "pattern": "^(boolean|int|long|float|double|date|timestamp|timestamptz|string|binary|json|map|(list|map|struct)<.+>|decimal\\([0-9]+, ?[0-9]+\\))$"
         })
     }
 }

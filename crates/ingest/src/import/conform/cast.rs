@@ -21,6 +21,7 @@ use lakegate_model::{ColumnType, Refusal, TimeFormat};
 use std::sync::Arc;
 
 use super::json::{ColumnTexts, JsonOptions, field_of};
+use crate::import::own_columns::is_within;
 use crate::shape::leaf::{out_of_range, read_leaf, wrong};
 use crate::time::{self, TimeError, TimeReader};
 
@@ -64,6 +65,9 @@ pub(crate) fn may_fit(source: &DataType, wanted: ColumnType) -> bool {
     if matches!(wanted, C::String | C::Json) || matches!(source, DataType::Null) {
         return true;
     }
+    if matches!(wanted, C::Nested(_)) {
+        return is_within(source, wanted);
+    }
     match source {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Boolean => matches!(wanted, C::Boolean),
@@ -102,6 +106,7 @@ pub(crate) fn cast_column(
         (DataType::Timestamp(..) | DataType::Date64, ColumnType::Date) => through_json(&source, wanted, refused),
         (_, ColumnType::Json) => through_json(&source, wanted, refused),
         (found, _) if *found == target => Ok(source),
+        (_, ColumnType::Nested(_)) => cast_with_options(&source, &target, &CastOptions { safe: false, ..SAFE }),
         (DataType::Utf8, _) => texts(source.as_string::<i32>(), wanted, refused),
         (found, ColumnType::Timestamp | ColumnType::Timestamptz) if found.is_integer() => {
             epochs(&source, wanted, refused)

@@ -154,7 +154,25 @@ impl Conformer {
         &self.schema
     }
 
-    fn wanted<'c>(&'c self, slot: usize, column: &'c Column) -> Wanted<'c> {
+    pub(super) fn contract(&self) -> &lakegate_model::Contract {
+        &self.shaper.contract
+    }
+
+    /// The file's fields that no column takes: their names, and their types.
+    pub(super) fn untaken(&self) -> impl Iterator<Item = (Vec<String>, &DataType)> {
+        let fields = self.schema.fields();
+        self.kept.iter().filter_map(|path| Some((names_at(fields, path)?, type_at(fields, path)?)))
+    }
+
+    /// Of each of the contract's columns, the type that it has in the file.
+    pub(super) fn found_types(&self) -> impl Iterator<Item = Option<&DataType>> {
+        self.places.iter().map(|place| match place {
+            Place::File(path) => type_at(self.schema.fields(), path),
+            _ => None,
+        })
+    }
+
+    fn column_wanted<'c>(&'c self, slot: usize, column: &'c Column) -> Wanted<'c> {
         let times = self.shaper.slot_rules(slot).and_then(|rules| rules.times.as_ref());
         Wanted { name: &column.name, column_type: column.column_type, times }
     }
@@ -175,10 +193,12 @@ impl Conformer {
                 (ColumnSource::Envelope(Field::EventTime), _) => times.column(column.column_type),
                 (ColumnSource::Envelope(field), Place::File(path)) => {
                     let found = array_at(rows, path)?;
-                    let found = cast_column(&found, self.wanted(slot, column), &mut bad)?;
+                    let found = cast_column(&found, self.column_wanted(slot, column), &mut bad)?;
                     self.filled(found, *field, column, rows, context)?
                 }
-                (_, Place::File(path)) => cast_column(&array_at(rows, path)?, self.wanted(slot, column), &mut bad)?,
+                (_, Place::File(path)) => {
+                    cast_column(&array_at(rows, path)?, self.column_wanted(slot, column), &mut bad)?
+                }
                 (ColumnSource::Envelope(Field::TimeSource), _) => times.source(),
                 (ColumnSource::Envelope(field), _) => self.envelope_column(*field, column, rows, context, &mut bad)?,
                 (ColumnSource::Path(_), _) => {
@@ -315,6 +335,19 @@ fn type_at<'f>(fields: &'f Fields, path: &[usize]) -> Option<&'f DataType> {
         (false, DataType::Struct(inner)) => type_at(inner, rest),
         _ => None,
     }
+}
+
+/// The names that a path of places leads through.
+fn names_at(fields: &Fields, path: &[usize]) -> Option<Vec<String>> {
+    let (first, rest) = path.split_first()?;
+    let field = fields.get(*first)?;
+    let mut names = vec![field.name().clone()];
+    match (rest, field.data_type()) {
+        ([], _) => {}
+        (rest, DataType::Struct(inner)) => names.extend(names_at(inner, rest)?),
+        _ => return None,
+    }
+    Some(names)
 }
 
 /// The array at a path; null where a struct around it is.

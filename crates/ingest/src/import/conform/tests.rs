@@ -54,7 +54,7 @@ fn as_documents(contract: &Contract, rows: &RecordBatch) -> Conformed {
         body.extend(json::row_text(rows, row, usize::MAX, &JsonOptions::default()));
         spans.push(start..u32::try_from(body.len()).unwrap());
     }
-    shape_documents(&Shaper::new(Arc::new(contract.clone())), &body, &spans, &context()).unwrap()
+    shape_documents(&Shaper::new(Arc::new(contract.clone())), &body, &spans, &context(), None).unwrap()
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
