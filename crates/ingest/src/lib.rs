@@ -18,6 +18,7 @@
 )]
 
 mod api;
+mod apply;
 mod balance;
 mod batch;
 mod bytes;
@@ -57,6 +58,7 @@ pub use api::{
     Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus, Submission,
     SubmissionOutcome, SubmitError, Wire,
 };
+pub use apply::ApplyError;
 pub use balance::BalanceError;
 pub use contracts::ContractStoreError;
 pub use duplicates::{SharedSettings, SharedUrlError, WhenAway};
@@ -65,6 +67,6 @@ pub use frame::FrameError;
 pub use gate::{Gate, GateOpenError, GateOptions, GateSettings};
 pub use growth::read_growth;
 pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, OwnColumns, PieceCounts};
-pub use letters::{DeadLetter, LetterOutcome};
+pub use letters::{DeadLetter, LetterFilter, LetterOutcome, PurgeError};
 pub use remember::DuplicateSettings;
 pub use replay::Replayed;

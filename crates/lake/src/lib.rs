@@ -50,7 +50,7 @@ pub use lake::Lake;
 pub use ledger::{FileChange, FileMark, FileState};
 pub use maintain::MaintainOutcome;
 pub use options::{Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
-pub use rewrite::{CompactOutcome, RemovedOutcome, RewriteError};
+pub use rewrite::{CompactOutcome, REMOVED_ROWS, RemovedOutcome, RewriteError};
 pub use scan::{BatchStream, Condition, Op, Scalar, ScanRequest};
 pub use service::{RestAnswer, RestService};
 pub use table::LakeTable;
