@@ -117,3 +117,42 @@ def test_a_stream_whose_contract_cannot_hold_is_refused_before_the_start(make_se
     assert answer.returncode == 78
     said = answer.stdout + answer.stderr
     assert "streams.s.columns[0]" in said or "streams.s.columns[1].formats" in said, said
+
+
+def test_a_plan_is_applied_to_the_tables_before_their_first_rows_or_not_at_all(make_server, stubs):
+    columns = [{"name": "id", "type": "long", "required": True}, {"name": "n", "type": "int"}]
+    server = make_server({"streams": {"things": {"columns": columns, "payload": "json"}}}).start()
+    assert send(server, stubs, "things", [{"id": 1, "n": 1}]).accepted == 1
+    server.wait_absorbed()
+    schema = lambda *more: server.cli("schema", *more, "--config", str(server.config))
+
+    def declare(*columns):
+        config = json.loads(server.config.read_text())
+        config["streams"]["things"]["columns"] = list(columns)
+        server.config.write_text(json.dumps(config))
+
+    wider = [{"name": "id", "type": "long"}, {"name": "n", "type": "long"}, {"name": "color", "type": "string"}]
+    declare(*wider)
+    busy = schema("apply", "--yes")
+    assert busy.returncode != 0 and "is in use by another lakegate" in busy.stderr, busy
+    server.stop()
+    declare(wider[0], {"name": "n", "type": "string"}, wider[2])
+    refused = schema("apply", "--yes")
+    assert refused.returncode == 1 and "! n int cannot become string" in refused.stdout and "nothing was changed" in refused.stderr, refused
+    declare(*wider)
+    unasked = schema("apply")
+    assert unasked.returncode == 1 and "--yes" in unasked.stderr, unasked
+    applied = schema("apply", "--yes")
+    assert applied.returncode == 0, applied
+    assert applied.stdout.splitlines() == ["default.things", "  ~ id long becomes optional", "  ~ n int becomes long", "  + color string"]
+    assert "default.things: changed" in applied.stderr
+    assert schema("plan", "--check").returncode == 0
+    again = schema("apply", "--yes")
+    assert again.returncode == 0 and "nothing changes" in again.stderr
+    server.start()
+    table = server.catalog().load_table("default.things")
+    assert [(f.name, str(f.field_type), f.required) for f in table.schema().fields] == [("id", "long", False), ("n", "long", False), ("color", "string", False)]
+    assert send(server, stubs, "things", [{"n": 3_000_000_000, "color": "red"}]).accepted == 1
+    server.wait_absorbed()
+    rows = sorted(server.catalog().load_table("default.things").scan().to_arrow().to_pylist(), key=lambda row: row["n"])
+    assert [(row["id"], row["n"], row["color"]) for row in rows] == [(1, 1, None), (None, 3_000_000_000, "red")]

@@ -113,3 +113,33 @@ def test_a_payload_without_envelope_is_set_aside_and_brought_again(make_server):
     assert listed["letters"][0]["source"] == "rest"
     record = base64.b64decode(requests.get(f"{server.http}/api/dlq/{listed['letters'][0]['id']}", timeout=30).json()["record_base64"])
     assert record.startswith(b"\x12\x05typed")
+
+
+def test_letters_are_removed_for_good_by_filter_and_age_and_the_balance_closes(make_server, stubs):
+    server = make_server(settings("long")).start()
+    send = lambda sent: server.client().IngestBatch(batch(stubs, "typed", sent))
+    send([(f"w{i}", {"n": "x"}) for i in range(40)] + [(f"m{i}", {}) for i in range(7)] + [("good", {"n": 1})])
+    purge = lambda **query: requests.post(f"{server.http}/api/dlq/purge", params=query, timeout=60)
+    for wrong in ({}, {"limit": 3, "all": "true"}, {"since": "yesterday"}, {"all": "true", "stream": "typed"}):
+        assert purge(**wrong).status_code == 400, wrong
+    assert sum(c["letters"] for c in letters(server)["counts"]) == 47
+    said = server.cli("dlq", "purge", "--reason", "WRONG_TYPE", "--dry-run", "--url", server.http)
+    assert said.stdout == "40 would be removed\n", said
+    assert server.cli("dlq", "purge", "--older-than", "1h", "--url", server.http).stdout == "0 removed\n"
+    said = server.cli("dlq", "purge", "--reason", "WRONG_TYPE", "--url", server.http)
+    assert said.stdout == "40 removed\n", said
+    assert [(c["reason"], c["letters"]) for c in letters(server)["counts"]] == [("MISSING_FIELD", 7)]
+    tables = lambda: {table["table"]: table for table in requests.get(f"{server.http}/api/audit", timeout=30).json()["tables"]}
+    audit(server)
+    closing = tables()["default.dead_letters"]
+    assert (closing["removed"], closing["other_writers"], closing["closes"]) == (40, 0, True), closing
+    server.kill()
+    server.start()
+    send([("late", {})])
+    assert purge(id=letters(server)["letters"][0]["id"]).json()["purged"] == 1, "one by its id"
+    assert purge(all="true").json()["purged"] == 7
+    audit(server)
+    assert letters(server)["letters"] == [] and tables()["default.dead_letters"]["removed"] == 48
+    seen = server.catalog().load_table("default.dead_letters").scan().to_arrow()
+    assert seen.num_rows == 0, "another engine sees none of them"
+    assert server.sql("SELECT count(*) AS n FROM default.typed")[0]["n"] == 1

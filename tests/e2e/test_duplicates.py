@@ -192,6 +192,66 @@ def test_f50_two_instances_store_a_key_once_and_a_request_once(make_server, stub
     assert count(one, "undeclared") == 100 and count(one, "orders") == 2 and count(two, "orders") == 1
 
 
+def test_s37_redis_is_spoken_to_over_tls_and_only_where_its_certificate_is_right(make_server, stubs, tmp_path):
+    from test_security import Authority
+
+    if not shutil.which("redis-server"):
+        subprocess.run([ROOT / "scripts/services/services.sh", "install", "redis"], check=True)
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("redis", "redis")
+    (tmp_path / "others").mkdir()
+    others = Authority(tmp_path / "others")
+    port = free_port()
+    options = {"tls-port": port, "port": 0, "bind": "127.0.0.1", "dir": tmp_path, "save": "", "tls-cert-file": certificate,
+               "tls-key-file": key, "tls-ca-cert-file": authority.file, "tls-auth-clients": "no"}
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    with open(tmp_path / "redis.log", "wb") as log:
+        process = subprocess.Popen(["redis-server", *arguments], stdout=log, stderr=log)
+    asked = lambda *words: subprocess.run(["redis-cli", "--tls", "--cacert", authority.file, "-p", str(port), *words], capture_output=True, text=True).stdout
+    try:
+        deadline = time.monotonic() + 20
+        while asked("ping") != "PONG\n":
+            assert time.monotonic() < deadline, (tmp_path / "redis.log").read_text()
+            time.sleep(0.05)
+
+        def settings(ca, **more):
+            return {"streams": STREAMS, "duplicates": {"redis": {"url": f"rediss://127.0.0.1:{port}/0", "ca": str(ca), **more}}}
+
+        one, two = (make_server(settings(authority.file), name).start() for name in ("one", "two"))
+        assert one.client().IngestBatch(batch(stubs, "orders", [("a", {"n": 1})])).accepted == 1
+        assert two.client().IngestBatch(batch(stubs, "orders", [("a", {"n": 1})])).duplicates == 1
+        keys = int(asked("dbsize"))
+        assert keys >= 1
+        wrong = make_server(settings(others.file, wait="300ms"), "wrong").start()
+        with pytest.raises(grpc.RpcError) as refused:
+            wrong.client().IngestBatch(batch(stubs, "orders", [("b", {"n": 1})]))
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and int(asked("dbsize")) == keys
+        missing = make_server(settings(tmp_path / "nothing.pem"), "missing").start(wait=False)
+        assert missing.process.wait(30) != 0 and "duplicates.redis.ca" in missing.tail()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_f51_over_http_a_request_id_with_another_content_is_a_conflict(make_server):
+    import requests
+    from test_events import SETTINGS, event
+
+    shop = make_server(SETTINGS).start()
+    sent, other = event(), event()
+    ask = lambda path, body: requests.post(shop.http + path, json=body, headers={"idempotency-key": "order-7"}, timeout=10)
+    for restarted in (False, True):
+        if restarted:
+            shop.kill()
+            shop.start()
+        assert ask("/events", sent).status_code == 202, "the first answer again"
+        conflict = ask("/events", other)
+        assert (conflict.status_code, conflict.json()["code"]) == (409, "conflict"), conflict.text
+        assert conflict.headers["content-type"] == "application/problem+json"
+        assert ask("/events/batch", {"events": [sent, other]}).status_code == 409
+    assert [row["event_id"] for row in shop.sql("SELECT event_id FROM default.events")] == [sent["eventId"]]
+
+
 def test_what_redis_forgets_this_instance_still_knows(make_server, stubs, redis):
     server = make_server(sharing(redis)).start()
     request = batch(stubs, "orders", [("a", {"n": 1})])

@@ -268,6 +268,76 @@ def test_s11_a_key_that_is_revoked_ends_what_is_open_with_it(guarded, stubs):
     assert send(guarded, stubs, "cart", [("x-api-key", fresh["key"])]).status == 1, "the former one holds for an hour"
 
 
+def test_s02_s11_s41_sockets_are_of_their_key_as_many_as_it_may_have_and_end_with_it(make_server):
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+    from websockets.sync.client import connect
+
+    server = make_server({**REQUIRED, "limits": {"rates": {"client": {"connections": 2}}}})
+    key, other = (make_key(server, "write", "read", tenant=tenant) for tenant in ("acme", "umbrella"))
+    server.start()
+    url = server.http.replace("http", "ws") + "/events/stream"
+    open_one = lambda key, address=url, **more: connect(address, additional_headers={**bearer(key["key"]), **more}, ping_interval=None)
+    for address, more in ((f"{url}?tenant=umbrella", {}), (url, {"x-tenant-id": "umbrella"})):
+        with pytest.raises(InvalidStatus) as refused, open_one(key, address, **more):
+            pass
+        assert refused.value.response.status_code == 403
+    with open_one(key) as one, open_one(key), open_one(other) as foreign:
+        with pytest.raises(InvalidStatus) as refused, open_one(key):
+            pass
+        assert refused.value.response.status_code == 429
+        assert b"client.connections" in refused.value.response.body and refused.value.response.headers["retry-after"]
+        one.send('{"type": "subscribe"}')
+        assert "subscribed" in one.recv(timeout=10)
+        assert server.cli("key", "revoke", "--data-dir", str(server.data), key["id"]).returncode == 0
+        with pytest.raises(ConnectionClosed) as closed:
+            one.recv(timeout=15)
+        assert closed.value.rcvd.code == 1008 and "credentials" in closed.value.rcvd.reason
+        foreign.send('{"type": "heartbeat"}')
+        assert "heartbeat_ack" in foreign.recv(timeout=10)
+    with open_one(other):
+        pass
+
+
+def test_s11_watches_end_with_their_key_while_the_server_runs_and_over_a_restart(make_server, tmp_path):
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    imports = {"roots": [str(drop)], "watch": {"settle": "200ms", "poll": "200ms"}}
+    server = make_server({**REQUIRED, "imports": imports})
+    live, late, stays = (make_key(server, "write", "read") for _ in range(3))
+    server.start()
+    ask = lambda method, path, key=stays, **more: requests.request(method, server.http + path, headers=bearer(key["key"]), timeout=20, **more)
+    names = {}
+    for name, key in (("live", live), ("late", late), ("stays", stays)):
+        (drop / name).mkdir()
+        answer = ask("POST", "/api/ingest/watch", key, json={"path": str(drop / name), "stream": name})
+        assert answer.status_code == 201, answer.text
+        names[answer.json()["id"]] = name
+    watched = lambda: sorted(names[watch["id"]] for watch in ask("GET", "/api/ingest/watches").json()["watches"])
+    revoke = lambda key: server.cli("key", "revoke", "--data-dir", str(server.data), key["id"])
+
+    def until(holds):
+        deadline = time.monotonic() + 15
+        while not holds():
+            assert time.monotonic() < deadline, (watched(), server.tail())
+            time.sleep(0.1)
+
+    assert watched() == ["late", "live", "stays"]
+    assert revoke(live).returncode == 0
+    until(lambda: watched() == ["late", "stays"])
+    server.kill()
+    assert revoke(late).returncode == 0
+    server.start()
+    assert watched() == ["stays"]
+    for name in names.values():
+        (drop / name / "a.csv").write_text("n\n1\n")
+    tables = lambda: ask("GET", "/api/status").json()["streams"]
+    until(lambda: "stays" in {stream["stream"] for stream in tables()})
+    assert not {"live", "late"} & {stream["stream"] for stream in tables()}, "nothing is taken for keys that are revoked"
+    server.kill()
+    server.start()
+    assert watched() == ["stays"], "and none comes back"
+
+
 def test_s12_guessing_is_answered_with_429(make_server, stubs):
     server = make_server({"auth": {"mode": "required", "attempts_per_minute": 10}})
     key = make_key(server, "read")["key"]

@@ -103,6 +103,30 @@ def test_subscribers_hear_of_matching_events_whichever_way_they_came(shop):
         assert hear(sender)["type"] == "heartbeat_ack", "who did not subscribe hears nothing"
 
 
+def test_s02_without_credentials_sockets_are_of_the_tenant_they_name_and_hear_its_events_alone(shop):
+    of = lambda tenant: connect(f"{events_of(shop)}?tenant={tenant}")
+    header = connect(events_of(shop), additional_headers={"x-tenant-id": "umbrella"})
+    with of("acme") as sender, of("acme") as same, header as other, connect(events_of(shop)) as nobody:
+        for ws in (same, other, nobody):
+            say(ws, "subscribe")
+            assert hear(ws)["type"] == "subscribed"
+        sent, umbrella, unnamed = event(), event(), event()
+        say(sender, "cart_event", sent)
+        assert hear(sender)["eventId"] == hear(same)["eventId"] == sent["eventId"]
+        assert requests.post(f"{shop.http}/events", json=umbrella, headers={"x-tenant-id": "umbrella"}).status_code == 202
+        assert hear(other)["eventId"] == umbrella["eventId"]
+        assert requests.post(f"{shop.http}/events", json=unnamed).status_code == 202
+        assert hear(nobody)["eventId"] == unnamed["eventId"]
+        for ws in (sender, same, other, nobody):
+            say(ws, "heartbeat")
+            assert hear(ws)["type"] == "heartbeat_ack", "nothing else was heard"
+    for tenant, ids in (("acme", [sent]), ("umbrella", [umbrella]), ("default", [unnamed])):
+        assert [row["event_id"] for row in shop.sql(f"SELECT event_id FROM {tenant}.events")] == [e["eventId"] for e in ids]
+    with pytest.raises(InvalidStatus) as refused, of("No Such"):
+        pass
+    assert refused.value.response.status_code == 400
+
+
 def test_s35_foreign_pages_and_wrong_frames_are_refused(make_server):
     shop = make_server({**SETTINGS, "limits": {"websocket": {"message_bytes_max": "64KiB", "connections": 3}}}).start()
     for origin in ("https://evil.example", "null"):
@@ -237,3 +261,66 @@ def test_a_node_script_sends_and_hears(shop, tmp_path):
     sent = event()
     done = subprocess.run(["node", *flags, script, events_of(shop), json.dumps(sent)], capture_output=True, text=True, timeout=30)
     assert json.loads(done.stdout)["eventId"] == sent["eventId"], done.stderr
+
+
+PAGE = """<!doctype html><title>shop</title><script>
+const [url, text] = [%s, %s];
+const ws = new WebSocket(url), heard = [];
+const tell = (what) => fetch('/heard', { method: 'POST', body: JSON.stringify(what) });
+ws.onopen = () => ws.send(JSON.stringify({ type: 'subscribe' }));
+ws.onmessage = (message) => {
+  heard.push(JSON.parse(message.data));
+  if (heard.length === 1) ws.send(JSON.stringify({ type: 'cart_event', payload: JSON.parse(text) }));
+  if (heard.length === 2) { ws.close(1000); tell({ heard, extensions: ws.extensions }); }
+};
+ws.onerror = () => tell({ error: true, heard });
+</script>"""
+
+
+@pytest.mark.parametrize("welcome", [True, False])
+def test_a_page_in_a_browser_sends_and_hears_and_one_of_others_does_not(make_server, tmp_path, welcome):
+    import http.server
+    import queue
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium:
+        pytest.skip("no chromium is here; apt install chromium")
+    told, sent, pages = queue.Queue(), event(), {}
+
+    class Pages(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(pages["page"].encode())
+
+        def do_POST(self):
+            told.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{site.server_port}"
+    origins = [origin] if welcome else ["https://shop.example"]
+    shop = make_server({**SETTINGS, "limits": {"http": {"origins": origins}}}).start()
+    pages["page"] = PAGE % (json.dumps(events_of(shop)), json.dumps(json.dumps(sent)))
+    browser = subprocess.Popen(
+        [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0", origin],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+    try:
+        said = told.get(timeout=60)
+    finally:
+        browser.terminate()
+        browser.wait(20)
+        site.shutdown()
+    if welcome:
+        assert [message["type"] for message in said["heard"]] == ["subscribed", "event_ack"], said
+        assert said["heard"][1]["eventId"] == sent["eventId"] and "permessage-deflate" in said["extensions"]
+        assert stored(shop) == 1
+    else:
+        assert said == {"error": True, "heard": []}

@@ -55,6 +55,17 @@ pub enum AccessOpenError {
     Tokens(#[from] TokenKeyError),
 }
 
+/// What became of an API key.
+#[derive(Debug, Clone)]
+pub enum KeyNow {
+    /// Authentication is off: nobody is asked for keys.
+    NotAsked,
+    /// It is revoked, over, or not known.
+    Gone,
+    /// Whose it is.
+    Holds(Arc<Principal>),
+}
+
 /// Tells who asks. Clones share it.
 #[derive(Clone)]
 pub struct Access(Option<Arc<Inner>>);
@@ -175,6 +186,13 @@ impl Access {
             Proof::Token(_) => inner.tokens.as_ref().is_some_and(|tokens| tokens.holds(principal)),
             Proof::Certificate => inner.is_in_time(principal),
         }
+    }
+
+    /// What became of the API key of that id.
+    #[must_use]
+    pub fn key_now(&self, id: &str) -> KeyNow {
+        let Some(inner) = &self.0 else { return KeyNow::NotAsked };
+        inner.keys.principal_of(id).map_or(KeyNow::Gone, KeyNow::Holds)
     }
 
     /// Waits until the credentials no longer hold; forever where there are none.

@@ -100,6 +100,12 @@ impl ApiKeys {
         self.is_in_time(&principal).then_some(principal)
     }
 
+    /// Whose the key of that id is, while it holds.
+    pub(crate) fn principal_of(&self, id: &str) -> Option<Arc<Principal>> {
+        let principal = self.entries.read().get(id)?.principal.clone();
+        self.is_in_time(&principal).then_some(principal)
+    }
+
     /// Whether the key is still what it was when the principal was made.
     pub(crate) fn holds(&self, id: &str, principal: &Principal) -> bool {
         let entries = self.entries.read();

@@ -32,8 +32,8 @@ mod tests;
 mod tls;
 
 pub use access::{
-    Access, AccessOpenError, AccessOptions, RECHECK_EVERY, check, check_operator, check_query, check_some, may_read,
-    scope,
+    Access, AccessOpenError, AccessOptions, KeyNow, RECHECK_EVERY, check, check_operator, check_query, check_some,
+    may_read, scope,
 };
 pub use conn::Connection;
 pub use error::AccessError;

@@ -199,12 +199,23 @@ impl Inner {
         }
     }
 
-    fn freeze(&self, unit: &TableUnit) {
+    pub(crate) fn freeze(&self, unit: &TableUnit) {
         let mut guard = unit.memtable.lock();
         // Read while no row can get in: every record of this table below it is in this part or in one before.
         if let Err(error) = guard.freeze(self.log.next_offset()) {
             self.break_down(&error);
         }
+    }
+
+    /// Flushes all frozen parts of a table.
+    pub(crate) async fn flush_frozen(&self, unit: &TableUnit) -> Result<(), FlushError> {
+        while !unit.memtable.frozen().is_empty() {
+            if !self.flush_table(unit, true).await? {
+                // Another flush of this table is under way; it will be done soon.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(())
     }
 
     /// Flushes one table as far as it goes. Returns whether there is more to do.

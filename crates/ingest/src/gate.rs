@@ -346,16 +346,8 @@ impl Gate {
         self.inner.freeze_due(true);
         let mut failed = BTreeMap::new();
         for unit in self.inner.streams.units() {
-            while !unit.memtable.frozen().is_empty() {
-                match self.inner.flush_table(&unit, true).await {
-                    Ok(true) => {}
-                    // Another flush of this table is under way; it will be done soon.
-                    Ok(false) => tokio::time::sleep(Duration::from_millis(5)).await,
-                    Err(error) => {
-                        failed.insert(unit.table.clone(), error.to_string());
-                        break;
-                    }
-                }
+            if let Err(error) = self.inner.flush_frozen(&unit).await {
+                failed.insert(unit.table.clone(), error.to_string());
             }
         }
         self.inner.trim(true);

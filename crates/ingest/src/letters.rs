@@ -5,14 +5,17 @@
 //! refused again makes no second letter. What became of it is a row in the tenant's table of marks: a letter without a
 //! mark, or with refusals alone, is still to be brought. A crash between the two brings it again, and its request id
 //! tells that it was there.
+//!
+//! Letters that nobody will want are removed for good from their table, in one commit that says how many they were.
 
 use bytes::Bytes;
-use lakegate_model::{StreamName, TenantId};
+use lakegate_lake::{Condition, LakeError, Op, RemovedOutcome, RewriteError, Scalar};
+use lakegate_model::{StreamName, TableName, TenantId};
 
 use crate::api::{Client, Payloads, Source, Submission, SubmitError, Wire};
 use crate::bytes::put_var;
 use crate::gate::Gate;
-use crate::streams::DEAD_LETTER_MARKS;
+use crate::streams::{DEAD_LETTER_MARKS, DEAD_LETTERS};
 
 /// A letter as its table has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +51,67 @@ impl LetterOutcome {
     }
 }
 
+/// Which letters are to be removed: those for which all that is said holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// For which stream.
+    pub stream: Option<String>,
+    /// For which reason.
+    pub reason: Option<String>,
+    /// Of which id.
+    pub letter_id: Option<String>,
+    /// Received then or later, in microseconds since 1970.
+    pub since_us: Option<i64>,
+    /// Received before.
+    pub until_us: i64,
+}
+
+impl LetterFilter {
+    fn conditions(&self) -> Vec<Condition> {
+        let condition = |column: &str, op, value| Condition { column: column.to_owned(), op, value };
+        let texts = [("endpoint_id", &self.stream), ("reason", &self.reason), ("letter_id", &self.letter_id)];
+        let texts = texts.into_iter().filter_map(|(column, text)| Some((column, text.clone()?)));
+        let mut all: Vec<_> = texts.map(|(column, text)| condition(column, Op::Eq, Scalar::Text(text))).collect();
+        all.extend(self.since_us.map(|us| condition("received_at", Op::GreaterEq, Scalar::Micros(us))));
+        all.push(condition("received_at", Op::Less, Scalar::Micros(self.until_us)));
+        all
+    }
+}
+
+/// Letters could not be removed; all are still there, unless the text says that it is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// Letters that are in memory could not be brought into their table before.
+    #[error("letters that are in memory could not be brought into their table before: {0}")]
+    NotFlushed(String),
+    /// The table could not be asked for or written anew.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+}
+
+impl From<LakeError> for PurgeError {
+    fn from(error: LakeError) -> Self {
+        Self::Rewrite(error.into())
+    }
+}
+
 impl Gate {
+    /// Removes a tenant's letters for good; those that come meanwhile stay. What became of letters that were brought
+    /// again stays known.
+    ///
+    /// # Errors
+    /// See [`PurgeError`].
+    pub async fn purge_letters(&self, tenant: &TenantId, which: &LetterFilter) -> Result<RemovedOutcome, PurgeError> {
+        let Ok(name) = TableName::new(tenant.as_str(), DEAD_LETTERS) else { return Ok(RemovedOutcome::default()) };
+        if let Some(unit) = self.inner.streams.units().into_iter().find(|unit| unit.table == name) {
+            self.inner.freeze(&unit);
+            let flushed = self.inner.flush_frozen(&unit).await;
+            flushed.map_err(|error| PurgeError::NotFlushed(error.to_string()))?;
+        }
+        let Some(table) = self.inner.lake.find_table(&name).await? else { return Ok(RemovedOutcome::default()) };
+        Ok(table.remove_rows(&which.conditions()).await?)
+    }
+
     /// Brings a letter again.
     ///
     /// # Errors

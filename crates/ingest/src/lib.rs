@@ -18,6 +18,7 @@
 )]
 
 mod api;
+mod apply;
 mod balance;
 mod batch;
 mod bytes;
@@ -61,6 +62,7 @@ pub use api::{
     ArrowRows, Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus,
     Submission, SubmissionOutcome, SubmitError, Wire,
 };
+pub use apply::ApplyError;
 pub use balance::BalanceError;
 pub use contracts::ContractStoreError;
 pub use duplicates::{SharedSettings, SharedUrlError, WhenAway};
@@ -70,7 +72,7 @@ pub use gate::{Gate, GateOpenError, GateOptions, GateSettings};
 pub use growth::read_growth;
 pub use history::{HistoryError, HistoryTable};
 pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, OwnColumns, PieceCounts};
-pub use letters::{DeadLetter, LetterOutcome};
+pub use letters::{DeadLetter, LetterFilter, LetterOutcome, PurgeError};
 pub use remember::DuplicateSettings;
 pub use replay::Replayed;
 pub use tables::TableError;

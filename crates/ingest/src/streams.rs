@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::{Equivalent, HashMap};
 use lakegate_memtable::Memtables;
-use lakegate_model::{Contract, ReasonCode, Refusal, StreamKey, StreamName, TableName, TenantId, event_type_part};
+use lakegate_model::{
+    Contract, ContractVersion, ReasonCode, Refusal, StreamKey, StreamName, TableName, TenantId, event_type_part,
+};
 use parking_lot::{Mutex, RwLock};
 
 use crate::api::StreamDeclaration;
@@ -276,6 +278,20 @@ impl Streams {
             }
         }
         self.make(key.clone(), (fingerprint, shaper), false).map(Arc::new)
+    }
+
+    /// The stream of which a version of the contract was kept, as the configuration declares it now; none where it does
+    /// not.
+    pub(crate) fn declared_now(&self, version: &ContractVersion) -> Option<Result<Arc<Stream>, String>> {
+        let (tenant, stream) = version.stream.split_once('.')?;
+        let key = StreamKey { tenant: TenantId::new(tenant).ok()?, stream: StreamName::new(stream).ok()? };
+        self.declared.contains_key(&key.stream).then_some(())?;
+        let fingerprint = u64::from_str_radix(&version.fingerprint, 16).ok()?;
+        let kept = match self.contracts.find(fingerprint) {
+            Ok(kept) => kept,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        self.live(&key, &kept.contract.part).map_err(|refusal| refusal.message).transpose()
     }
 
     /// The stream as it is now, if there is such.

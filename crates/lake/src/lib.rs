@@ -52,7 +52,7 @@ pub use lake::Lake;
 pub use ledger::{FileChange, FileMark, FileState};
 pub use maintain::MaintainOutcome;
 pub use options::{Care, Compression, CompressionError, LakeOptions, Offload, Pause, TokioPause, Writer};
-pub use rewrite::{CompactOutcome, RemovedOutcome, RewriteError};
+pub use rewrite::{CompactOutcome, REMOVED_ROWS, RemovedOutcome, RewriteError};
 pub use scan::{BatchStream, Condition, Op, Scalar, ScanRequest};
 pub use service::{RestAnswer, RestService};
 pub use table::LakeTable;

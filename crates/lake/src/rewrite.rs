@@ -31,6 +31,9 @@ const COMPACT_FILES: usize = 8;
 /// Smaller files count as of one size.
 const SMALLEST_BYTES: u64 = 64 << 10;
 
+/// The table's counter of rows that removals took out, see [`TableView::counter`]: kept in the commit that removes them.
+pub const REMOVED_ROWS: &str = "removed";
+
 /// A file, with the commit that brought it.
 type Aged = (Option<i64>, DataFile);
 
@@ -98,7 +101,7 @@ impl LakeTable {
         let rows = files.iter().map(WrittenFile::rows).sum();
         let outcome = CompactOutcome { removed: removed.len(), added: files.len(), rows };
         if outcome.added < outcome.removed {
-            self.exchange(Exchange { removed, operation: Operation::Replace }, files).await?;
+            self.exchange(Exchange { removed, operation: Operation::Replace }, files, 0).await?;
             metrics::counter!("lakegate_lake_files_compacted_total")
                 .increment(u64::try_from(outcome.removed).unwrap_or_default());
             return Ok(outcome);
@@ -167,7 +170,7 @@ impl LakeTable {
         let outcome = RemovedOutcome { rows, files: removed.len() };
         if outcome.files > 0 {
             let operation = if files.is_empty() { Operation::Delete } else { Operation::Overwrite };
-            self.exchange(Exchange { removed, operation }, files).await?;
+            self.exchange(Exchange { removed, operation }, files, rows).await?;
         }
         Ok(outcome)
     }
@@ -224,9 +227,17 @@ impl LakeTable {
     }
 
     /// Exchanges, and discards the new files where that is known not to have happened.
-    async fn exchange(&self, exchange: Exchange, files: Vec<WrittenFile>) -> Result<(), CommitError> {
+    async fn exchange(
+        &self,
+        exchange: Exchange,
+        files: Vec<WrittenFile>,
+        removed_rows: u64,
+    ) -> Result<(), CommitError> {
         let id = uuid::Builder::from_random_bytes(self.lake.options.random.next_u128().to_be_bytes()).into_uuid();
-        let commit = Commit::of_marks(id, files, Vec::new());
+        let mut commit = Commit::of_marks(id, files, Vec::new());
+        if removed_rows > 0 {
+            commit.counts.insert(REMOVED_ROWS.to_owned(), removed_rows);
+        }
         let done = self.commit_exchange(&commit, Some(&exchange)).await;
         match done {
             Ok(_) => Ok(()),
@@ -348,7 +359,7 @@ mod tests {
         rival.compact_once().await.unwrap();
         let files = table.write(vec![rows(0, 10)]).await.unwrap();
         let location = files[0].location().to_owned();
-        let error = table.exchange(Exchange { removed, operation: Operation::Replace }, files).await.unwrap_err();
+        let error = table.exchange(Exchange { removed, operation: Operation::Replace }, files, 0).await.unwrap_err();
         assert!(matches!(error, CommitError::StaleFiles { .. }), "{error}");
         assert!(!bench.warehouse.exists(&location).await.unwrap());
         assert_eq!(event_ids(&table.refresh().await.unwrap()).await, ids(0..10));
@@ -385,6 +396,7 @@ mod tests {
         let view = bench.rival(9, 9).find_table(&name()).await.unwrap().unwrap().view();
         assert_eq!(event_ids(&view).await, expected);
         assert_eq!((view.total_records(), view.total_data_files()), (19, 2));
+        assert_eq!(view.counter(REMOVED_ROWS), 2);
         append(&table, 21, 22).await;
         assert_eq!(event_ids(&table.view()).await.len(), 20);
     }

@@ -11,11 +11,13 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::catalog::LoadedTable;
+use crate::commit::Commit;
 use crate::error::LakeError;
 use crate::lake::Shared;
 use crate::ledger::LedgerCache;
 use crate::manifests::ManifestCache;
 use crate::options::Offload;
+use crate::rewrite::RewriteError;
 use crate::schema::missing_schema;
 use crate::view::TableView;
 use crate::write::{SortKey, WritePlan, WrittenFile, arrow_schema_of, writer_properties, written};
@@ -204,6 +206,21 @@ impl LakeTable {
         missing_schema(&self.view().metadata, contract)?;
         *self.contract.write() = Some(contract.clone());
         Ok(())
+    }
+
+    /// Gives the table now what it lacks of the contract, in a commit of its own; whether it lacked anything.
+    ///
+    /// # Errors
+    /// A column of another type has a column's name, or the commit did not come to stand.
+    pub async fn conform(&self, contract: &Contract) -> Result<bool, RewriteError> {
+        let view = self.refresh().await?;
+        if missing_schema(&view.metadata, contract)?.is_none() {
+            return Ok(false);
+        }
+        self.set_contract(contract)?;
+        let id = uuid::Builder::from_random_bytes(self.lake.options.random.next_u128().to_be_bytes()).into_uuid();
+        self.commit(Commit::of_marks(id, Vec::new(), Vec::new())).await?;
+        Ok(true)
     }
 
     pub(crate) fn doubt(&self) -> Doubt {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use lakegate_env::{Clock, Random};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, Script};
+use redis::{AsyncConnectionConfig, Client, RedisError, Script, TlsCertificates};
 use tokio::time::Instant;
 
 use super::CONTENT_BITS;
@@ -84,6 +84,8 @@ pub enum WhenAway {
 pub struct SharedSettings {
     /// Such as `redis://:password@host:6379/0`.
     pub url: String,
+    /// The certificates (PEM) that sign its own, where the system does not know them.
+    pub ca: Option<Vec<u8>>,
     /// What all keys begin with.
     pub prefix: String,
     /// What is done while it is away.
@@ -99,7 +101,7 @@ pub struct SharedSettings {
 impl std::fmt::Debug for SharedSettings {
     /// Without the address: it may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url: _, prefix, when_away, wait, claim, timeout } = self;
+        let Self { url: _, ca: _, prefix, when_away, wait, claim, timeout } = self;
         let mut shown = f.debug_struct("SharedSettings");
         shown.field("prefix", prefix).field("when_away", when_away).field("wait", wait);
         shown.field("claim", claim).field("timeout", timeout).finish_non_exhaustive()
@@ -108,7 +110,7 @@ impl std::fmt::Debug for SharedSettings {
 
 /// The address is not one of a Redis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("duplicates.redis.url is not the address of a Redis: {0}; write redis://host:6379/0")]
+#[error("duplicates.redis.url is not the address of a Redis: {0}; write redis://host:6379/0, or rediss:// for TLS")]
 pub struct SharedUrlError(String);
 
 /// One key with what it is confirmed as.
@@ -164,7 +166,13 @@ impl SharedWindow {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, SharedUrlError> {
-        let client = Client::open(settings.url.as_str()).map_err(|error| SharedUrlError(error.to_string()))?;
+        let url = settings.url.as_str();
+        let client = match settings.ca.clone() {
+            // Its name is checked as well; the system's own certificates are not asked then.
+            Some(ca) => Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert: Some(ca) }),
+            None => Client::open(url),
+        };
+        let client = client.map_err(|error| SharedUrlError(error.to_string()))?;
         Ok(Self {
             client,
             settings,

@@ -31,7 +31,7 @@ pub(crate) async fn run(args: AuditArgs) -> Exit {
     match answer.get("closes").and_then(Value::as_bool) {
         Some(true) => {
             note(
-                "the balance closes: received = in the lake + in memory and log + duplicate + dead-lettered + rejected",
+                "the balance closes: received = in the lake + removed + in memory and log + duplicate + dead-lettered + rejected",
             );
             Exit::Done
         }
@@ -67,13 +67,14 @@ fn render(answer: &Value) -> String {
         ("table", Align::Left),
         ("accepted", Align::Right),
         ("in the lake", Align::Right),
+        ("removed", Align::Right),
         ("in memory and log", Align::Right),
         ("finding", Align::Left),
     ];
     let tables: Vec<Vec<String>> = rows("tables")
         .iter()
         .map(|t| {
-            let counts = ["accepted", "in_lake", "in_memory"].map(|n| count(t, n));
+            let counts = ["accepted", "in_lake", "removed", "in_memory"].map(|n| count(t, n));
             [text(t, "table")].into_iter().chain(counts).chain([text(t, "finding")]).collect()
         })
         .collect();

@@ -1,12 +1,15 @@
-//! `lakegate dlq`: the records that were set aside, and bringing them again after a fix.
+//! `lakegate dlq`: the records that were set aside, bringing them again after a fix, and removing them for good.
 
 use clap::{Args, Subcommand};
+use lakegate_env::{Clock, SystemClock};
 use serde_json::Value;
 
 use super::client::{Client, ClientError, ServerAddress};
 use super::exit::Exit;
 use super::output::{Align, grouped, note, plain, print, table};
 use super::status::fail;
+use crate::config::Period;
+use crate::http::rfc3339;
 
 /// What to do with them.
 #[derive(Debug, Subcommand)]
@@ -45,11 +48,44 @@ pub(crate) enum DlqCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Remove them for good, whether they were stored since or not
+    #[command(
+        long_about = "Remove them for good, whether they were stored since or not. Say which by stream, reason, id or \
+                      time, or --all. Earlier snapshots of the table hold them until they expire.",
+        after_help = "Examples:\n  lakegate dlq purge --older-than 30d --dry-run\n  lakegate dlq purge --stream orders --reason WRONG_TYPE"
+    )]
+    Purge(PurgeArgs),
 }
 
-/// Which letters.
+/// Which letters of a list or a replay.
 #[derive(Debug, Args)]
 pub(crate) struct WhichArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(long)]
+    limit: Option<u64>,
+}
+
+/// Which letters of a removal.
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Received longer ago than that, such as 30d
+    #[arg(long, conflicts_with = "until", value_parser = Period::parse)]
+    older_than: Option<Period>,
+    /// All of the tenant, where nothing else says which
+    #[arg(long)]
+    all: bool,
+    /// Say only how many would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What letters must be.
+#[derive(Debug, Args)]
+pub(crate) struct FilterArgs {
     /// Whose
     #[arg(long, default_value = "default")]
     tenant: String,
@@ -68,24 +104,37 @@ pub(crate) struct WhichArgs {
     /// Received before that time
     #[arg(long)]
     until: Option<String>,
-    /// At most so many
-    #[arg(long)]
-    limit: Option<u64>,
     #[command(flatten)]
     address: ServerAddress,
 }
 
 impl WhichArgs {
     fn query(&self) -> String {
-        let limit = self.limit.map(|limit| limit.to_string());
+        let limit = self.limit.map_or_else(String::new, |limit| format!("&limit={limit}"));
+        self.filter.query(self.filter.until.clone()) + &limit
+    }
+}
+
+impl PurgeArgs {
+    fn query(&self) -> String {
+        let until_us = |age: Period| {
+            let age_us = i64::try_from(age.get().as_micros()).unwrap_or(i64::MAX);
+            rfc3339(SystemClock::default().wall_us().saturating_sub(age_us))
+        };
+        let until = self.older_than.map(until_us).or_else(|| self.filter.until.clone());
+        format!("{}&all={}&dry_run={}", self.filter.query(until), self.all, self.dry_run)
+    }
+}
+
+impl FilterArgs {
+    fn query(&self, until: Option<String>) -> String {
         let given = [
             ("tenant", Some(&self.tenant)),
             ("stream", self.stream.as_ref()),
             ("reason", self.reason.as_ref()),
             ("id", self.id.as_ref()),
             ("since", self.since.as_ref()),
-            ("until", self.until.as_ref()),
-            ("limit", limit.as_ref()),
+            ("until", until.as_ref()),
         ];
         let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
         given.map(|(name, value)| format!("{name}={}", escape(value))).collect::<Vec<_>>().join("&")
@@ -106,12 +155,13 @@ pub(crate) async fn run(command: DlqCommand) -> Exit {
         DlqCommand::Ls { which, csv, json } => list(&which, csv, json).await,
         DlqCommand::Show { id, tenant, address } => show(&address, &id, &tenant).await,
         DlqCommand::Replay { which, dry_run } => replay(&which, dry_run).await,
+        DlqCommand::Purge(args) => purge(&args).await,
     };
     done.unwrap_or_else(|error| fail(&error))
 }
 
 async fn list(which: &WhichArgs, csv: bool, json: bool) -> Result<Exit, ClientError> {
-    let client = Client::new(&which.address)?;
+    let client = Client::new(&which.filter.address)?;
     let path = format!("/api/dlq?{}", which.query());
     if csv {
         let answer = client.stream(&format!("{path}&format=csv"), "text/csv").await?;
@@ -133,7 +183,7 @@ async fn show(address: &ServerAddress, id: &str, tenant: &str) -> Result<Exit, C
 }
 
 async fn replay(which: &WhichArgs, dry_run: bool) -> Result<Exit, ClientError> {
-    let client = Client::new(&which.address)?;
+    let client = Client::new(&which.filter.address)?;
     let answer = client.post(&format!("/api/dlq/replay?{}&dry_run={dry_run}", which.query())).await?;
     let count = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or(0);
     if dry_run {
@@ -152,6 +202,16 @@ async fn replay(which: &WhichArgs, dry_run: bool) -> Result<Exit, ClientError> {
         note(&format!("{}: {}", text("id"), text("message")));
     }
     Ok(if refused == 0 { Exit::Done } else { Exit::Failure })
+}
+
+async fn purge(args: &PurgeArgs) -> Result<Exit, ClientError> {
+    let answer = Client::new(&args.filter.address)?.post(&format!("/api/dlq/purge?{}", args.query())).await?;
+    let count = |name: &str| grouped(answer.get(name).and_then(Value::as_u64).unwrap_or(0));
+    print(&match args.dry_run {
+        true => format!("{} would be removed\n", count("would_purge")),
+        false => format!("{} removed\n", count("purged")),
+    });
+    Ok(Exit::Done)
 }
 
 fn render(answer: &Value) -> String {

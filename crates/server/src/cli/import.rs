@@ -278,7 +278,7 @@ async fn import_here(imports: &Imports, request: ImportRequest, watch: bool) -> 
             return Exit::Failure;
         }
     };
-    let asker = Asker { tenant, principal: None, correlation_id: None };
+    let asker = Asker::nobody(tenant);
     let started = if watch { imports.watch(asker, request).await } else { imports.start(asker, request).await };
     let id = match started {
         Ok(id) => id,

@@ -81,7 +81,7 @@ enum Command {
     /// Import files, folders, addresses and objects into tables
     #[command(after_help = import::EXAMPLES)]
     Import(import::ImportArgs),
-    /// List, show and bring again the records that were set aside
+    /// List, show, bring again and remove the records that were set aside
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
     /// Show and steer the sinks and routes that records are brought on to
@@ -141,7 +141,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Audit(args) => interruptible(audit::run(args)).into(),
         Command::Config(command) => config::run(command).into(),
         Command::Key(command) => key::run(command).into(),
-        Command::Schema(command) => schema::run(command).into(),
+        Command::Schema(command) => interruptible(schema::run(command)).into(),
         Command::Table(command) => interruptible(table::run(command)).into(),
         Command::Wal(command) => wal::run(command).into(),
         Command::Bench(args) => with_threads(bench::run(args)),

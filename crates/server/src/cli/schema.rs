@@ -1,19 +1,23 @@
 //! `lakegate schema`: what a configuration would do to the tables, and what was done to them before.
 //!
-//! Reads the data folder alone; the server may run. A change takes hold when the server starts with the configuration: each
-//! table gets it in the commit of the first rows that need it.
+//! Showing reads the data folder alone; the server may run. A change takes hold when the server starts with the configuration:
+//! each table gets it in the commit of the first rows that need it. Applying brings it to the tables before: it works in the
+//! data folder itself, and refuses to while a server has it, or while something cannot be.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use lakegate_env::RealDisk;
+use lakegate_ingest::Gate;
 use lakegate_model::{Column, Contract, Growth};
 
 use super::exit::Exit;
 use super::output::{Align, note, print, table};
 use crate::config::{Config, Flags};
 use crate::http::rfc3339;
+use crate::serve;
 
 /// `lakegate schema …`
 #[derive(Debug, Subcommand)]
@@ -26,6 +30,14 @@ pub(crate) enum SchemaCommand {
         after_help = "Example:\n  lakegate schema plan --config lakegate.json --check"
     )]
     Plan(PlanArgs),
+    /// Make the changes to the tables now, rather than with their first rows
+    #[command(
+        long_about = "Show what the configuration would change of the tables that are there, and make the changes. Works in \
+                      the data folder itself, so that no server may run on it. Changes nothing where something cannot be, \
+                      and nothing before the changes were agreed to: at the terminal, or by --yes.",
+        after_help = "Example:\n  lakegate schema apply --config lakegate.json --yes"
+    )]
+    Apply(ApplyArgs),
     /// List the versions of each table's contract
     #[command(after_help = "Example:\n  lakegate schema history --config lakegate.json --table shop.orders")]
     History(HistoryArgs),
@@ -42,6 +54,17 @@ pub(crate) struct PlanArgs {
     check: bool,
 }
 
+/// What to make.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The configuration file
+    #[arg(long, env = "LAKEGATE_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
 /// What to list.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
@@ -53,9 +76,10 @@ pub(crate) struct HistoryArgs {
     table: Option<String>,
 }
 
-pub(crate) fn run(command: SchemaCommand) -> Exit {
+pub(crate) async fn run(command: SchemaCommand) -> Exit {
     let file = match &command {
         SchemaCommand::Plan(args) => args.config.as_deref(),
+        SchemaCommand::Apply(args) => args.config.as_deref(),
         SchemaCommand::History(args) => args.config.as_deref(),
     };
     let config = match super::config::load(file, Flags::default()) {
@@ -71,11 +95,13 @@ pub(crate) fn run(command: SchemaCommand) -> Exit {
     };
     match command {
         SchemaCommand::Plan(args) => plan(&config, &tables, args.check),
+        SchemaCommand::Apply(args) => apply(&config, &tables, args.yes).await,
         SchemaCommand::History(args) => history(&tables, args.table.as_deref()),
     }
 }
 
-fn plan(config: &Config, tables: &BTreeMap<String, Growth>, check: bool) -> Exit {
+/// Shows all changes; how many they are, and how many of them cannot be.
+fn show(config: &Config, tables: &BTreeMap<String, Growth>) -> (usize, usize) {
     let (mut changes, mut impossible) = (0, 0);
     for (name, growth) in tables {
         for line in plan_table(config, name, growth) {
@@ -84,9 +110,61 @@ fn plan(config: &Config, tables: &BTreeMap<String, Growth>, check: bool) -> Exit
             print(&format!("{line}\n"));
         }
     }
+    (changes, impossible)
+}
+
+async fn apply(config: &Config, tables: &BTreeMap<String, Growth>, yes: bool) -> Exit {
+    match show(config, tables) {
+        (0, _) => {
+            note("nothing changes");
+            return Exit::Done;
+        }
+        (changes, 0) if yes || agreed(changes) => {}
+        (changes, 0) => {
+            note(&format!("{changes} to change; nothing was, for nobody agreed: use --yes where nobody can be asked"));
+            return Exit::Failure;
+        }
+        (changes, impossible) => {
+            note(&format!("nothing was changed: of {changes} to change {impossible} cannot be"));
+            return Exit::Failure;
+        }
+    }
+    let applied = serve::with_gate(config, async |gate: &Gate, _| gate.apply_contracts().await).await;
+    match applied {
+        Ok(Ok(tables)) => {
+            for (table, changed) in tables {
+                note(&format!("{table}: {}", if changed { "changed" } else { "has all of it" }));
+            }
+            Exit::Done
+        }
+        Ok(Err(error)) => {
+            note(&format!("error: {error}"));
+            Exit::Failure
+        }
+        Err(error) => {
+            note(&format!("error: {error}"));
+            Exit::Temporary
+        }
+    }
+}
+
+/// Asks at the terminal, if there is one.
+fn agreed(changes: usize) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    note(&format!("make these {changes} changes? (yes/no)"));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && answer.trim() == "yes"
+}
+
+fn plan(config: &Config, tables: &BTreeMap<String, Growth>, check: bool) -> Exit {
+    let (changes, impossible) = show(config, tables);
     let said = match (changes, impossible) {
         (0, _) => "nothing changes".to_owned(),
-        (changes, 0) => format!("{changes} to change; it takes hold when the server starts with this configuration"),
+        (changes, 0) => format!(
+            "{changes} to change; it takes hold when the server starts with this configuration, or now by `lakegate schema apply`"
+        ),
         (changes, impossible) => format!("{changes} to change, of which {impossible} cannot be"),
     };
     note(&said);

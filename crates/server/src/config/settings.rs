@@ -151,8 +151,10 @@ pub(crate) struct Duplicates {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Redis {
-    /// Its address, such as `redis://:password@host:6379/0`. Empty: none.
+    /// Its address, such as `redis://:password@host:6379/0`, or `rediss://…` for TLS. Empty: none.
     pub(crate) url: Secret,
+    /// A file of the certificates (PEM) that sign its own, where the system does not know them; for `rediss://`.
+    pub(crate) ca: String,
     /// What all keys begin with; instances with the same prefix share.
     pub(crate) prefix: String,
     /// What is done while it is away.
@@ -169,6 +171,7 @@ impl Default for Redis {
     fn default() -> Self {
         Self {
             url: Secret::default(),
+            ca: String::new(),
             prefix: "lakegate:".into(),
             when_away: WhenAway::Wait,
             wait: Period::from_secs(5),

@@ -1,6 +1,6 @@
 //! `GET /api/audit`: the balance of every tenant and stream, checked against the tables.
 //!
-//! received = in the lake + in memory and log + duplicate + dead-lettered + rejected; what files brought is counted by
+//! received = in the lake + removed from it for good + in memory and log + duplicate + dead-lettered + rejected; what files brought is counted by
 //! the tables themselves, in the commits that added it. What is in the lake and in
 //! memory is counted by a query over both at one position; what other writers put into a table is told apart by the
 //! rows that our own commits say they brought. Records come in while it counts, so that a table is counted again
@@ -16,6 +16,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lakegate_access::Action;
+use lakegate_lake::REMOVED_ROWS;
 use lakegate_model::{StreamKey, TableName, Tally};
 use lakegate_query::{QueryError, QueryRequest};
 use serde_json::{Value, json};
@@ -89,6 +90,8 @@ struct Audited {
     stored: u64,
     in_memory: u64,
     others: i64,
+    /// Taken out for good.
+    removed: u64,
     closes: bool,
     finding: String,
 }
@@ -100,6 +103,7 @@ impl Audited {
             "accepted": self.accepted,
             "in_lake": self.stored.saturating_sub(self.in_memory),
             "in_memory": self.in_memory,
+            "removed": self.removed,
             "other_writers": self.others,
             "closes": self.closes,
             "finding": self.finding,
@@ -128,7 +132,7 @@ async fn audit_table(app: &App, table: &TableName) -> Result<Audited, Problem> {
     let mut before = brought(app, table);
     for attempt in 1.. {
         let stored = count(app, table).await?;
-        let others = other_writers(app, table).await?;
+        let Lake { others, removed } = in_lake(app, table).await?;
         let after = brought(app, table);
         let still = before == after;
         if !still && attempt < ATTEMPTS {
@@ -136,17 +140,26 @@ async fn audit_table(app: &App, table: &TableName) -> Result<Audited, Problem> {
             tokio::time::sleep(BETWEEN).await;
             continue;
         }
-        let ours = i64::try_from(stored).unwrap_or(i64::MAX).saturating_sub(others);
+        let ours = i64::try_from(stored.saturating_add(removed)).unwrap_or(i64::MAX).saturating_sub(others);
         let least = i64::try_from(before.rows).unwrap_or(i64::MAX);
         let most = i64::try_from(after.rows).unwrap_or(i64::MAX);
         let closes = (least..=most).contains(&ours);
         let finding = match (closes, still, others) {
+            (true, true, 0) if removed > 0 => format!("{removed} rows were removed for good"),
             (true, true, 0) => String::new(),
             (true, true, n) => format!("{n} rows by other writers"),
             (true, false, _) => "records come in; counted between two sums".to_owned(),
             (false, _, _) => format!("{ours} rows of ours are stored, {least} to {most} were accepted"),
         };
-        return Ok(Audited { accepted: after.rows, stored, in_memory: after.in_memory, others, closes, finding });
+        return Ok(Audited {
+            accepted: after.rows,
+            stored,
+            in_memory: after.in_memory,
+            others,
+            removed,
+            closes,
+            finding,
+        });
     }
     Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the audit did not end"))
 }
@@ -171,14 +184,24 @@ fn unavailable(error: lakegate_lake::LakeError) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(1)
 }
 
-/// Rows of the table's newest state that no commit of ours brought; negative where rows of ours are gone.
-async fn other_writers(app: &App, table: &TableName) -> Result<i64, Problem> {
-    let Some(found) = app.lake.find_table(table).await.map_err(unavailable)? else { return Ok(0) };
+/// What the table's newest state says.
+#[derive(Debug, Default)]
+struct Lake {
+    /// Rows that no commit of ours brought; negative where others took rows of ours out.
+    others: i64,
+    /// Rows that commits of ours took out.
+    removed: u64,
+}
+
+async fn in_lake(app: &App, table: &TableName) -> Result<Lake, Problem> {
+    let Some(found) = app.lake.find_table(table).await.map_err(unavailable)? else { return Ok(Lake::default()) };
     let view = found.view();
     let ours =
         view.properties().get(&format!("lakegate.rows.{}", app.log.id())).and_then(|rows| rows.parse::<i64>().ok());
     let imported = i64::try_from(app.gate.imported_rows(&view)).unwrap_or(i64::MAX);
-    let total = i64::try_from(view.total_records()).unwrap_or(i64::MAX);
+    let removed = view.counter(REMOVED_ROWS);
+    let total = i64::try_from(view.total_records().saturating_add(removed)).unwrap_or(i64::MAX);
     let is_ours = ours.is_some() || imported > 0;
-    Ok(if is_ours { total.saturating_sub(ours.unwrap_or(0)).saturating_sub(imported) } else { 0 })
+    let others = if is_ours { total.saturating_sub(ours.unwrap_or(0)).saturating_sub(imported) } else { 0 };
+    Ok(Lake { others, removed })
 }

@@ -1,14 +1,15 @@
-//! `GET /api/dlq`, `GET /api/dlq/{id}`, `POST /api/dlq/replay`: the records that were set aside, and bringing them again.
+//! `GET /api/dlq`, `GET /api/dlq/{id}`, `POST /api/dlq/replay`, `POST /api/dlq/purge`: the records that were set aside,
+//! bringing them again, and removing them for good.
 //!
 //! Letters are read by queries over a tenant's table of dead letters and its table of marks: a letter that was stored
 //! since is not listed. Promises: a letter is brought through the gate under an id of its own, so that it is stored once
-//! however often this is asked for. Refuses: to bring more than a bound at once.
+//! however often this is asked for. Refuses: to bring more than a bound at once; to remove all because nothing was said.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -16,7 +17,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use lakegate_access::Action;
-use lakegate_ingest::{DeadLetter, LetterOutcome, SubmitError};
+use lakegate_env::{Clock, SystemClock};
+use lakegate_ingest::{DeadLetter, LetterFilter, LetterOutcome, SubmitError};
 use lakegate_model::{NameError, StreamName, TableName, TenantId};
 use lakegate_query::{QueryError, QueryRequest};
 use serde::Deserialize;
@@ -57,8 +59,10 @@ pub(crate) struct Which {
     limit: Option<u64>,
     /// `csv` for a table.
     format: Option<String>,
-    /// Whether to say only what would be brought.
+    /// Whether to say only what would be done.
     dry_run: bool,
+    /// Of a removal without any other condition: that all are meant.
+    all: bool,
 }
 
 /// The letters that were not stored since, and how many there are of each stream and reason.
@@ -157,6 +161,43 @@ async fn bring(app: &App, tenant: &TenantId, letters: &[DeadLetter], done: &mut 
         app.gate.mark_letters(tenant, &marks).await?;
     }
     broken_off
+}
+
+/// Removes letters for good, whether they were stored since or not.
+pub(crate) async fn purge(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Query(which): Query<Which>,
+) -> Result<Json<Value>, Problem> {
+    let tenant = which.tenant(&caller, Action::Admin)?;
+    let filter = which.removal()?;
+    if which.dry_run {
+        let open = Open { all: true, ..Open::of(&app, &tenant, &which).await? };
+        let counted = texts(&ask(&app, open.sql("count(*)", ""), open.parameters.clone()).await?)?;
+        let count = counted.first().and_then(|row| row.first()?.as_ref()?.parse::<u64>().ok()).unwrap_or(0);
+        return Ok(Json(json!({ "tenant": tenant, "would_purge": count })));
+    }
+    let removed = app.gate.purge_letters(&tenant, &filter).await.map_err(|error| {
+        let detail = format!("the letters could not be removed: {error}; ask again");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_purged", detail).retry_after(5)
+    })?;
+    if removed.rows > 0 {
+        let by = caller.principal().map_or("anybody", |principal| &*principal.id);
+        tracing::info!(%tenant, by, letters = removed.rows, ?filter, "dead letters were removed for good");
+    }
+    Ok(Json(json!({ "tenant": tenant, "purged": removed.rows })))
+}
+
+/// An instant, as queries read it.
+fn micros(name: &str, text: &str) -> Result<i64, Problem> {
+    let wrong = || {
+        let detail = format!("{name}: {text:?} is not a time; write it as 2026-01-31T00:00:00Z");
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_time", detail)
+    };
+    let read = cast(&StringArray::from(vec![text]), &DataType::Timestamp(TimeUnit::Microsecond, None));
+    let read = read.map_err(|_| wrong())?;
+    let read = read.as_primitive_opt::<TimestampMicrosecondType>().filter(|read| read.is_valid(0)).ok_or_else(wrong)?;
+    Ok(read.value(0))
 }
 
 /// What came of a replay.
@@ -296,6 +337,26 @@ impl Which {
             Some(tenant) => Ok(tenant),
             None => TenantId::new("default").map_err(wrong),
         }
+    }
+
+    /// What a removal is of.
+    fn removal(&self) -> Result<LetterFilter, Problem> {
+        let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
+        if self.limit.is_some() || self.format.is_some() {
+            return Err(wrong("a removal takes all letters of its conditions: it has no limit and no format"));
+        }
+        let said = [&self.stream, &self.reason, &self.id, &self.since, &self.until].iter().any(|said| said.is_some());
+        if said == self.all {
+            return Err(wrong(
+                "say which letters are to be removed by stream, reason, id, since or until, or all=true for all",
+            ));
+        }
+        let since_us = self.since.as_deref().map(|text| micros("since", text)).transpose()?;
+        let until_us = self.until.as_deref().map(|text| micros("until", text)).transpose()?;
+        // What comes from now on is not meant.
+        let until_us = until_us.unwrap_or_else(|| SystemClock::default().wall_us());
+        let (stream, reason, letter_id) = (self.stream.clone(), self.reason.clone(), self.id.clone());
+        Ok(LetterFilter { stream, reason, letter_id, since_us, until_us })
     }
 
     fn limit(&self) -> u64 {

@@ -19,7 +19,7 @@ use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use lakegate_access::{self as access, Access, Action, Peer, Principal};
 use lakegate_ingest::Client;
-use lakegate_sources::rest::{Caller, Refusal, Route};
+use lakegate_sources::rest::{Caller, Refusal, Reply, Route};
 use lakegate_sources::websocket::Dialect;
 use tower::ServiceExt;
 use tracing::Instrument;
@@ -151,7 +151,10 @@ impl Front {
                     client: Client { address: peer.address, user_agent: user_agent(headers) },
                 };
                 let answered = match source {
-                    Source::Socket(dialect) => self.app.sockets.open(*dialect, request, caller),
+                    Source::Socket(dialect) => match self.access.open_place(caller.principal.as_deref()) {
+                        Ok(place) => self.app.sockets.open(*dialect, request, caller, place),
+                        Err(error) => return self.finish(source, Err(error.into()), &id),
+                    },
                     Source::Rest(route) if self.traced => {
                         let span = tracing::info_span!("http", correlation_id = id.as_str(), route = route.pattern());
                         self.app.rest.answer(route, request, caller).instrument(span).await
@@ -161,6 +164,11 @@ impl Front {
                 answered.map_err(|refusal| problem_of(refusal, &id))
             }
         };
+        self.finish(source, answered, &id)
+    }
+
+    /// The response, with what every answer of a source carries.
+    fn finish(&self, source: &Source, answered: Result<Reply, Problem>, id: &CorrelationId) -> Response<FrontBody> {
         let mut response = match answered {
             Ok(reply) => reply.map(FrontBody::Whole),
             Err(problem) => problem.response(Some(id.as_str())).map(FrontBody::Routed),

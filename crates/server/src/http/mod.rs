@@ -127,6 +127,7 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<RestService>) -> Router {
         .route("/api/dlq", get(dlq::list))
         .route("/api/dlq/{id}", get(dlq::show))
         .route("/api/dlq/replay", post(dlq::replay))
+        .route("/api/dlq/purge", post(dlq::purge))
         .route("/api/feeds/{stream}", get(feeds::get))
         .merge(consumers::routes())
         .merge(import_routes())
@@ -197,7 +198,7 @@ async fn index() -> Json<Value> {
             "GET /metrics": "figures; Prometheus text for those who accept text/plain",
             "GET /api/status": "what came in and how far the lake is, per stream",
             "GET /api/audit": "whether everything that came in adds up to what is there",
-            "GET /api/dlq": "records that were set aside; /api/dlq/{id} shows one, POST /api/dlq/replay brings them again",
+            "GET /api/dlq": "records that were set aside; /api/dlq/{id} shows one, POST /api/dlq/replay brings them again, POST /api/dlq/purge removes them",
             "POST /api/flush": "brings what is in memory into the tables now",
             "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",

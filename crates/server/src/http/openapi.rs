@@ -202,7 +202,8 @@ fn records() -> Vec<Operation> {
     };
     let socket = |path: &str| {
         let open = json!({ "description": "A WebSocket is open" });
-        operation(path, "get", "WebSocket: one JSON text a message", &[(101, open)], &[400, 405, 426])
+        let socket = operation(path, "get", "WebSocket: one JSON text a message", &[(101, open)], &[400, 405, 426]);
+        asked(asked(socket, "query", &[("tenant", "string")]), "header", &[("x-tenant-id", "string")])
     };
     let sockets = [socket("/events/stream"), socket("/api/ingest/stream")];
     posts.into_iter().map(post).chain(sockets).collect()
@@ -251,7 +252,7 @@ fn jobs() -> Vec<Operation> {
 
 fn letters() -> Vec<Operation> {
     let which = ["tenant", "stream", "reason", "id", "since", "until", "format"].map(|name| (name, "string"));
-    let counts = [("limit", "count"), ("dry_run", "boolean")];
+    let counts = [("limit", "count"), ("dry_run", "boolean"), ("all", "boolean")];
     let problems = [400, 404, 409, 422, 504];
     let mut list = answer("The letters, newest first", &object(&["tenant", "letters", "counts"]));
     if let Some(content) = list.get_mut("content").and_then(Value::as_object_mut) {
@@ -259,10 +260,12 @@ fn letters() -> Vec<Operation> {
     }
     let one = answer("The letter", &object(&["id", "stream", "reason"]));
     let replayed = answer("What came of it", &object(&["tenant"]));
+    let purged = replayed.clone();
     let letters = [
         operation("/api/dlq", "get", "Records that were set aside", &[(200, list)], &problems),
         operation("/api/dlq/{id}", "get", "One of them, whole", &[(200, one)], &problems),
         operation("/api/dlq/replay", "post", "Brings them again", &[(200, replayed)], &problems),
+        operation("/api/dlq/purge", "post", "Removes them for good", &[(200, purged)], &problems),
     ];
     letters.map(|letters| asked(asked(letters, "query", &which), "query", &counts)).into()
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use lakegate_access::Access;
 use lakegate_env::{Clock, SystemRandom};
 use lakegate_ingest::Gate;
 use lakegate_model::{StreamName, TenantId};
@@ -22,7 +23,14 @@ pub(crate) struct Also {
     pub(crate) alone: bool,
 }
 
-pub(crate) fn open(config: &Config, gate: &Gate, clock: Arc<dyn Clock>, also: Also) -> Result<Imports, ServeError> {
+/// Opens them; `access` tells whether the keys that they were begun with still hold.
+pub(crate) fn open(
+    config: &Config,
+    gate: &Gate,
+    access: &Access,
+    clock: Arc<dyn Clock>,
+    also: Also,
+) -> Result<Imports, ServeError> {
     let data_dir = config.data_dir();
     let mut dir = data_dir.join("imports");
     if also.alone {
@@ -52,6 +60,10 @@ pub(crate) fn open(config: &Config, gate: &Gate, clock: Arc<dyn Clock>, also: Al
         settle: imports.watch.settle.get(),
         poll: imports.watch.poll.get(),
         staging,
+        keys: {
+            let access = access.clone();
+            Arc::new(move |id: &str| access.key_now(id))
+        },
     })
     .map_err(failed)
 }

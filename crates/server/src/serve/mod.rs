@@ -16,7 +16,7 @@ mod queries;
 mod run;
 mod upkeep;
 
-pub(crate) use direct::with_imports;
+pub(crate) use direct::{with_gate, with_imports};
 
 use std::io;
 use std::net::SocketAddr;
@@ -76,6 +76,9 @@ pub(crate) enum ServeError {
     /// The gate does not open.
     #[error("{0}")]
     Gate(#[from] lakegate_ingest::GateOpenError),
+    /// The shared window of duplicates.
+    #[error("{0}")]
+    Redis(String),
     /// Who is let in cannot be told.
     #[error("{0}")]
     Access(String),

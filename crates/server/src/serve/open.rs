@@ -61,7 +61,7 @@ pub(super) async fn open(config: &Config) -> Result<Opened, ServeError> {
             .with_batch_rows(usize::try_from(config.settings.ingestion.batch_size).unwrap_or(usize::MAX)),
     );
     let options = GateOptions {
-        settings: gate_settings(config),
+        settings: gate_settings(config)?,
         streams: config
             .streams
             .iter()
@@ -173,9 +173,9 @@ async fn open_lake(
     Ok((Lake::open_with(options, care), embedded))
 }
 
-fn gate_settings(config: &Config) -> GateSettings {
+fn gate_settings(config: &Config) -> Result<GateSettings, ServeError> {
     let ingestion = &config.settings.ingestion;
-    GateSettings {
+    Ok(GateSettings {
         data_dir: config.data_dir(),
         batch_size_max: usize::try_from(ingestion.batch_size_max).unwrap_or(usize::MAX),
         payload_bytes_max: ingestion.payload_bytes_max.as_usize(),
@@ -185,8 +185,8 @@ fn gate_settings(config: &Config) -> GateSettings {
         undeclared_streams: ingestion.undeclared_streams,
         max_streams: STREAMS_MAX,
         longest_window_us: longest_window_us(config),
-        duplicates: duplicate_settings(&config.settings.duplicates),
-    }
+        duplicates: duplicate_settings(&config.settings.duplicates)?,
+    })
 }
 
 /// The longest duplicate window of any stream, that of undeclared ones among them.
@@ -196,18 +196,22 @@ fn longest_window_us(config: &Config) -> i64 {
     i64::try_from(longest.saturating_mul(1000)).unwrap_or(i64::MAX)
 }
 
-fn duplicate_settings(settings: &Duplicates) -> DuplicateSettings {
-    DuplicateSettings {
+fn duplicate_settings(settings: &Duplicates) -> Result<DuplicateSettings, ServeError> {
+    let shared = (!settings.redis.url.is_empty()).then(|| shared_settings(&settings.redis)).transpose()?;
+    Ok(DuplicateSettings {
         keys_max: settings.keys_max,
         requests_window_us: i64::try_from(settings.requests_window.get().as_micros()).unwrap_or(i64::MAX),
         requests_bytes: settings.requests_memory.as_usize(),
-        shared: (!settings.redis.url.is_empty()).then(|| shared_settings(&settings.redis)),
-    }
+        shared,
+    })
 }
 
-fn shared_settings(redis: &Redis) -> SharedSettings {
-    SharedSettings {
+fn shared_settings(redis: &Redis) -> Result<SharedSettings, ServeError> {
+    let unread = |error| ServeError::Redis(format!("{} (duplicates.redis.ca) cannot be read: {error}", redis.ca));
+    let ca = (!redis.ca.is_empty()).then(|| std::fs::read(&redis.ca).map_err(unread)).transpose()?;
+    Ok(SharedSettings {
         url: redis.url.reveal().to_owned(),
+        ca,
         prefix: redis.prefix.clone(),
         when_away: match redis.when_away {
             WhenAway::Wait => lakegate_ingest::WhenAway::Wait,
@@ -216,7 +220,7 @@ fn shared_settings(redis: &Redis) -> SharedSettings {
         wait: redis.wait.get(),
         claim: redis.claim.get(),
         timeout: redis.timeout.get(),
-    }
+    })
 }
 
 fn open_warehouse(config: &Config) -> Result<Warehouse, ServeError> {

@@ -96,7 +96,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let engine = queries::open(&config, &lake, memtables)?;
     let stop = CancellationToken::new();
     let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
-    let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
+    let imports = imports::open(&config, &gate, &access, clock.clone(), imports::Also::default())?;
     let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
     let consumers = consumers::open(&config, &gate, clock.clone())?;
     let app = Arc::new(App {

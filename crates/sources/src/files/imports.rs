@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::credentials::{KeyLookup, look_after};
 use super::job::{Counts, Job, JobKind, JobState, JobView};
 use super::journal::{self, Asked, Id128, Journal, Line, Upload};
 use super::request::{Asker, ImportRequest, PARALLEL_MAX, RequestError};
@@ -51,6 +52,8 @@ pub struct ImportsOptions {
     pub poll: Duration,
     /// Staging, if it is on.
     pub staging: Option<StagingOptions>,
+    /// What became of the API keys that jobs and watches were begun with.
+    pub keys: KeyLookup,
 }
 
 /// Why an import did not start.
@@ -121,6 +124,7 @@ impl Imports {
         let spooled = imports.take_up_jobs()?;
         imports.inner.sweep_spool(&spooled)?;
         Watch::take_up_all(&imports.inner)?;
+        imports.inner.tasks.spawn_on(look_after(imports.inner.clone()), &imports.inner.options.handle);
         Ok(imports)
     }
 
@@ -141,7 +145,8 @@ impl Imports {
                 continue;
             }
             let Ok(tenant) = TenantId::new(&kept.asked.tenant) else { continue };
-            let asker = Asker { tenant, principal: None, correlation_id: None };
+            let again = Asker::again(tenant.clone(), kept.asked.key.as_deref(), &self.inner.options.keys);
+            let (asker, holds) = (again.clone().unwrap_or(Asker::nobody(tenant)), again.is_some());
             let Asked { kind, request, created_us, upload, .. } = kept.asked;
             let ended = kept.state;
             let journal = if ended.is_some() { Journal::none() } else { Journal::reopen(&path)? };
@@ -154,6 +159,9 @@ impl Imports {
                 Some(state) => job.end(state),
                 None => {
                     spooled.extend(upload.iter().map(|upload| upload.spooled.clone()));
+                    if !holds {
+                        job.end_without_key();
+                    }
                     let work = Work { files: None, upload, done: kept.done, begun: kept.begun };
                     self.inner.spawn(job, work);
                 }
@@ -180,6 +188,7 @@ impl Imports {
         let asked = Asked {
             kind: JobKind::Import,
             tenant: tenant.as_str().to_owned(),
+            key: asker.key(),
             request: request.clone(),
             created_us: self.inner.options.clock.wall_us(),
             upload: None,
@@ -202,6 +211,7 @@ impl Imports {
         let asked = Asked {
             kind: JobKind::Upload,
             tenant: asker.tenant.as_str().to_owned(),
+            key: asker.key(),
             request,
             created_us: self.inner.options.clock.wall_us(),
             upload: Some(upload),

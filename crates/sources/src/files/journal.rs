@@ -36,6 +36,9 @@ pub(super) enum Line {
 pub(super) struct Asked {
     pub(super) kind: JobKind,
     pub(super) tenant: String,
+    /// The id of the API key that it was asked with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<Box<str>>,
     pub(super) request: ImportRequest,
     pub(super) created_us: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,6 +174,7 @@ mod tests {
         let asked = Asked {
             kind: JobKind::Import,
             tenant: "t".into(),
+            key: Some("k".into()),
             request: ImportRequest::default(),
             created_us: 1,
             upload: None,

@@ -5,6 +5,7 @@
 //! brings it how often; errors name file and row, and harm no other file. Refuses: rules about rows (they are the
 //! gate's), and places that the configuration does not allow (`lakegate-places` decides).
 
+mod credentials;
 mod imports;
 mod job;
 mod journal;
@@ -13,6 +14,7 @@ mod request;
 mod run;
 mod watch;
 
+pub use credentials::KeyLookup;
 pub use imports::{Imports, ImportsOptions, StartError};
 pub use job::{FileChoice, JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};

@@ -188,6 +188,14 @@ pub struct Asker {
     pub correlation_id: Option<String>,
 }
 
+impl Asker {
+    /// Nobody in particular, for that tenant.
+    #[must_use]
+    pub fn nobody(tenant: TenantId) -> Self {
+        Self { tenant, principal: None, correlation_id: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

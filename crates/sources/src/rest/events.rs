@@ -33,10 +33,7 @@ pub(crate) fn tenant_of(headers: &HeaderMap, caller: &Caller) -> Result<Option<T
     let name = value.to_str().map_err(|_| wrong("is not text".to_owned()))?;
     let tenant = TenantId::new(name).map_err(|error| wrong(error.to_string()))?;
     match &caller.principal {
-        Some(principal) if principal.tenant != tenant => {
-            let detail = format!("the credentials are not for the tenant that {TENANT} names");
-            Err(Refusal::new(StatusCode::FORBIDDEN, "wrong_tenant", detail))
-        }
+        Some(principal) if principal.tenant != tenant => Err(Refusal::wrong_tenant(TENANT)),
         _ => Ok(Some(tenant)),
     }
 }
@@ -88,12 +85,18 @@ where
     let (body, charge, mut sent) = read(rest, request, &caller).await?;
     sent.spans.push(0..span_end(&body)?);
     sent.body = body.clone();
+    let tenant = whose(&sent, &caller);
     let outcome = rest.submit(sent, &caller).await?;
     drop(charge);
     if rest.bus.is_heard() && outcome.accepted > 0 {
-        rest.tell(&caller, &body);
+        rest.tell(tenant.as_ref(), &body);
     }
     Ok(event_response(&event_id(&body), &outcome))
+}
+
+/// Whose events they are; none where nobody is named.
+fn whose(sent: &Sent, caller: &Caller) -> Option<TenantId> {
+    sent.tenant.clone().or_else(|| caller.principal.as_ref().map(|principal| principal.tenant.clone()))
 }
 
 fn span_end(body: &Bytes) -> Result<u32, Refusal> {
@@ -145,12 +148,13 @@ where
     let spans = batch.events.clone();
     let id_of = |index: u32| event_id(body_of(&body, &spans, index));
     (sent.body, sent.spans, sent.atomic) = (body.clone(), batch.events, batch.fail_on_error);
+    let tenant = whose(&sent, &caller);
     let submitted = rest.submit_all(sent, &caller).await?;
     drop(charge);
     match submitted {
         Ok(outcome) => {
             if rest.bus.is_heard() && outcome.accepted > 0 {
-                tell_accepted(rest, &caller, &outcome, |index| body_of(&body, &spans, index));
+                tell_accepted(rest, tenant.as_ref(), &outcome, |index| body_of(&body, &spans, index));
             }
             let status = if outcome.accepted > 0 { StatusCode::ACCEPTED } else { StatusCode::OK };
             let successful = outcome.accepted + outcome.duplicates;
@@ -171,7 +175,7 @@ fn body_of<'b>(body: &'b [u8], spans: &[Range<u32>], index: u32) -> &'b [u8] {
 /// Tells subscribers of the events of a batch that are new.
 fn tell_accepted<'b, I: Intake>(
     rest: &Rest<I>,
-    caller: &Caller,
+    tenant: Option<&TenantId>,
     outcome: &SubmissionOutcome,
     event: impl Fn(u32) -> &'b [u8],
 ) {
@@ -179,7 +183,7 @@ fn tell_accepted<'b, I: Intake>(
     let known: std::collections::HashSet<u32> = known.collect();
     let records = outcome.accepted + outcome.duplicates + outcome.rejected + outcome.dead_lettered;
     for index in (0..u32::try_from(records).unwrap_or(0)).filter(|index| !known.contains(index)) {
-        rest.tell(caller, event(index));
+        rest.tell(tenant, event(index));
     }
 }
 

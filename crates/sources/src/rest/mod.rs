@@ -34,10 +34,11 @@ use lakegate_model::{RecordError, StreamName, TenantId};
 
 use crate::intake::Intake;
 use crate::time::now_ms;
-use crate::websocket::{Bus, Told};
+use crate::websocket::{Bus, Told, tenant_told};
 use body::Budget;
 
 pub(crate) use answer::{DUPLICATE, message_of};
+pub(crate) use events::tenant_of;
 pub use figures::{Figures, Requests};
 pub use options::RestLimits;
 pub use refusal::Refusal;
@@ -129,11 +130,10 @@ impl<I: Intake> Rest<I> {
         }
     }
 
-    /// Tells subscribers of an event that is durable.
-    fn tell(&self, caller: &Caller, event: &[u8]) {
-        let tenant = caller.principal.as_ref().map(|principal| principal.tenant.as_str());
+    /// Tells the tenant's subscribers of an event that is durable.
+    fn tell(&self, tenant: Option<&TenantId>, event: &[u8]) {
         if let Some(told) = Told::of(event) {
-            self.bus.tell(0, tenant, &told, now_ms());
+            self.bus.tell(0, tenant_told(tenant), &told, now_ms());
         }
     }
 

@@ -49,6 +49,12 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// Credentials and `named` are of two tenants.
+    pub(crate) fn wrong_tenant(named: &str) -> Self {
+        let detail = format!("the credentials are not for the tenant that {named} names");
+        Self::new(StatusCode::FORBIDDEN, "wrong_tenant", detail)
+    }
+
     pub(crate) fn wrong_method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes POST")
     }

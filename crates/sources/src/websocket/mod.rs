@@ -23,19 +23,19 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use lakegate_access::Principal;
+use lakegate_access::{Opened, Principal};
 use lakegate_ingest::Gate;
-use lakegate_model::StreamName;
+use lakegate_model::{StreamName, TenantId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::intake::Intake;
-use crate::rest::{Caller, Refusal, Reply};
+use crate::rest::{Caller, Refusal, Reply, tenant_of};
 use handshake::Agreed;
 use session::Session;
 
 pub use bus::Bus;
-pub(crate) use bus::Told;
+pub(crate) use bus::{Told, tenant_told};
 
 /// Which messages a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,23 +166,31 @@ impl<I: Intake> Sockets<I> {
         self.shared.bus.dropped()
     }
 
-    /// Answers a request for a socket, and serves the socket from then on.
+    /// Answers a request for a socket, and serves the socket from then on. `opened`: its place among those of its
+    /// principal, held until the socket ends.
     ///
     /// # Errors
-    /// It is no handshake, there are too many sockets, or the server is ending.
-    pub fn open(&self, dialect: Dialect, request: Request<Incoming>, caller: Caller) -> Result<Reply, Refusal> {
+    /// It is no handshake, names another tenant than its credentials, there are too many sockets, or the server is ending.
+    pub fn open(
+        &self,
+        dialect: Dialect,
+        request: Request<Incoming>,
+        caller: Caller,
+        opened: Option<Opened>,
+    ) -> Result<Reply, Refusal> {
         let agreed = Agreed::read(request.method(), request.version(), request.headers())?;
+        let tenant = socket_tenant(&request, &caller)?;
         let place = self.shared.place()?;
         let reply = agreed.reply();
         let shared = self.shared.clone();
         self.shared.open.spawn(async move {
-            let place = place;
+            let places = (place, opened);
             // Whoever asked may be gone before it hears the answer.
             if let Ok(upgraded) = hyper::upgrade::on(request).await {
-                let session = Session::new(shared, dialect, caller, agreed.packing());
+                let session = Session::new(shared, dialect, (caller, tenant), agreed.packing());
                 session.run(TokioIo::new(upgraded)).await;
             }
-            drop(place);
+            drop(places);
         });
         Ok(reply)
     }
@@ -191,6 +199,24 @@ impl<I: Intake> Sockets<I> {
     pub async fn closed(&self) {
         self.shared.open.close();
         self.shared.open.wait().await;
+    }
+}
+
+/// Whose the socket's records and confirmations are: as over HTTP what the header says, and, because a page cannot set
+/// headers, else `tenant` of the address. None: whoever the gate takes where nobody is named.
+fn socket_tenant<B>(request: &Request<B>, caller: &Caller) -> Result<Option<TenantId>, Refusal> {
+    if let Some(named) = tenant_of(request.headers(), caller)? {
+        return Ok(Some(named));
+    }
+    let own = caller.principal.as_ref().map(|principal| principal.tenant.clone());
+    let query = request.uri().query().unwrap_or_default();
+    let named = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "tenant");
+    let Some((_, named)) = named else { return Ok(own) };
+    let wrong = |error: lakegate_model::NameError| Refusal::invalid("invalid_name", format!("tenant: {error}"));
+    let named = TenantId::new(&named).map_err(wrong)?;
+    match own {
+        Some(own) if own != named => Err(Refusal::wrong_tenant("tenant")),
+        _ => Ok(Some(named)),
     }
 }
 

@@ -18,11 +18,12 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use lakegate_access::Action;
 use lakegate_ingest::{Payloads, Source, Submission, SubmitError, Wire};
+use lakegate_model::TenantId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::bus::{Filter, Subscriber, Told};
+use super::bus::{Filter, Subscriber, Told, tenant_told};
 use super::frame::{Fault, Kind, put_close, put_frame};
 use super::group::{Counts, Done, Group, Verdict};
 use super::message::{Asked, put_dropped, put_error, put_event, put_plain};
@@ -67,6 +68,7 @@ pub(crate) struct Session<I: Intake> {
     shared: Arc<Shared<I>>,
     dialect: Dialect,
     caller: Caller,
+    tenant: Option<TenantId>,
     id: u64,
     reader: Reader,
     /// The last one is being filled.
@@ -84,7 +86,13 @@ pub(crate) struct Session<I: Intake> {
 }
 
 impl<I: Intake> Session<I> {
-    pub(crate) fn new(shared: Arc<Shared<I>>, dialect: Dialect, caller: Caller, packing: bool) -> Self {
+    /// Serves `caller` for that tenant.
+    pub(crate) fn new(
+        shared: Arc<Shared<I>>,
+        dialect: Dialect,
+        (caller, tenant): (Caller, Option<TenantId>),
+        packing: bool,
+    ) -> Self {
         let reader = Reader::new(packing, shared.limits.message_bytes_max);
         let stop = Box::pin(shared.drain.clone().cancelled_owned());
         // From 1 on: 0 stands for events that came by another way.
@@ -93,6 +101,7 @@ impl<I: Intake> Session<I> {
             shared,
             dialect,
             caller,
+            tenant,
             id,
             reader,
             groups: VecDeque::new(),
@@ -261,13 +270,12 @@ impl<I: Intake> Session<I> {
     }
 
     fn subscribe(&mut self, filter: Filter) {
-        let principal = self.caller.principal.clone();
-        if principal.as_ref().is_some_and(|principal| !principal.may(Action::Read, &self.shared.events)) {
+        if self.caller.principal.as_ref().is_some_and(|principal| !principal.may(Action::Read, &self.shared.events)) {
             let text = "subscribe: the credentials do not allow reading the stream";
             return self.send(|out| put_error(out, None, text, now_ms()));
         }
         self.unsubscribe();
-        let tenant = principal.map(|principal| principal.tenant.to_string());
+        let tenant = tenant_told(self.tenant.as_ref()).to_owned();
         self.subscriber = Some(self.shared.bus.subscribe(self.id, tenant, filter));
         self.send(|out| put_plain(out, "subscribed", now_ms()));
     }
@@ -315,7 +323,7 @@ impl<I: Intake> Session<I> {
             Dialect::Events => self.shared.events.clone(),
             Dialect::Documents => self.shared.documents.clone(),
         };
-        let payloads = Payloads { tenant: None, stream, spans, atomic: false, batch_id: String::new() };
+        let payloads = Payloads { tenant: self.tenant.clone(), stream, spans, atomic: false, batch_id: String::new() };
         let submission = Submission {
             principal: self.caller.principal.clone(),
             source: Source::WebSocket,
@@ -344,7 +352,7 @@ impl<I: Intake> Session<I> {
             return;
         }
         let heard = self.shared.bus.is_heard();
-        let tenant = self.caller.principal.as_ref().map(|principal| principal.tenant.as_str());
+        let tenant = tenant_told(self.tenant.as_ref());
         self.out.reserve(done.told.len() * 96);
         let (out, shared, id) = (&mut self.out, &self.shared, self.id);
         done.answer_events(now, |put, verdict| {

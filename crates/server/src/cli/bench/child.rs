@@ -75,12 +75,26 @@ impl Server {
         Ok(sum)
     }
 
+    /// `host:port` of its HTTP.
+    pub(crate) fn address(&self) -> String {
+        self.http.trim_start_matches("http://").to_owned()
+    }
+
     /// The most memory that the server ever had resident, in bytes.
     pub(crate) fn peak_memory(&self) -> Result<u64, Failure> {
+        self.memory_of("VmHWM:")
+    }
+
+    /// The memory that it has resident, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64, Failure> {
+        self.memory_of("VmRSS:")
+    }
+
+    fn memory_of(&self, name: &str) -> Result<u64, Failure> {
         let pid = self.child.id().ok_or("the server has ended")?;
         let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
-        Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).ok_or("no VmHWM")? * 1024)
+        let kib = text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.ok_or_else(|| format!("/proc does not say {name}"))? * 1024)
     }
 
     /// One number by SQL.

@@ -4,18 +4,25 @@
 //! the least and the greatest. Processor time is the process's own, as the kernel accounts it; the load generator's is
 //! not in it. The product's output is counted at the end by SQL: a ratio whose output is not whole is no ratio.
 
+mod cart;
 mod child;
+mod fair;
 mod floor;
+mod http;
+mod http_floor;
+mod http_load;
 mod ingest;
 mod latency;
 mod load;
 mod report;
 mod wal;
+mod ws;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
+use lakegate_env::{Random, SystemRandom};
 
 /// What is measured.
 #[derive(Debug, Args)]
@@ -30,7 +37,13 @@ Examples:
   lakegate bench wal                              acknowledgements beside bare write+fdatasync
   lakegate bench ingest                           records a second over gRPC, processor time beside the floor
   lakegate bench ingest --url 127.0.0.1:8081      load on a server that runs
-  lakegate bench latency                          answers alone, beside flushes, and until SQL sees them";
+  lakegate bench latency                          answers alone, beside flushes, and until SQL sees them
+  lakegate bench http                             single cart events beside an empty HTTP server
+  lakegate bench http --batch 1000                batches beside the reading of their JSON
+  lakegate bench http --rate 10000                answers at a steady rate
+  lakegate bench ws                               one WebSocket that does not wait for its answers
+  lakegate bench ws --idle 18000                  memory of sockets that say nothing
+  lakegate bench fair                             a tenant's answers alone and beside another's flood";
 
 #[derive(Debug, Subcommand)]
 enum What {
@@ -40,6 +53,12 @@ enum What {
     Ingest(ingest::IngestArgs),
     /// Answers over gRPC: alone, while tables are committed, and until a query sees the record
     Latency(latency::LatencyArgs),
+    /// Cart events over HTTP: events a second, processor time for each, answers at a steady rate
+    Http(http::HttpArgs),
+    /// Cart events over WebSockets: events a second over one, memory of many
+    Ws(ws::WsArgs),
+    /// A tenant's answers alone and beside another tenant's flood
+    Fair(fair::FairArgs),
 }
 
 /// What the records' payloads are.
@@ -74,6 +93,19 @@ pub(crate) struct Place {
     seconds: f64,
 }
 
+/// A number that no other load has, for ids.
+fn unique() -> u64 {
+    SystemRandom.next_u64()
+}
+
+/// Lets this process, and servers that it starts, open as many files as the system allows.
+fn raise_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Where it is refused, opening says so.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, all);
+}
+
 /// Why a benchmark gave no figure.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -83,6 +115,9 @@ pub(crate) async fn run(args: BenchArgs) -> ExitCode {
         What::Wal(args) => wal::run(args).await,
         What::Ingest(args) => ingest::run(args).await,
         What::Latency(args) => latency::run(args).await,
+        What::Http(args) => http::run(args).await,
+        What::Ws(args) => ws::run(args).await,
+        What::Fair(args) => fair::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

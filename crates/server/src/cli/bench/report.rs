@@ -8,6 +8,11 @@ pub(crate) fn line(name: &str, text: &str) {
     println!("{name:<44} {text}");
 }
 
+/// Text for machines.
+pub(crate) fn plain(text: &str) {
+    println!("{text}");
+}
+
 /// A heading.
 pub(crate) fn heading(text: &str) {
     println!("\n{text}\n{}", "-".repeat(text.len()));

@@ -82,7 +82,8 @@ impl Watch {
             }
         }
         let created_us = inner.options.clock.wall_us();
-        let asked = Asked { kind: JobKind::Watch, tenant, request: request.clone(), created_us, upload: None };
+        let key = asker.key();
+        let asked = Asked { kind: JobKind::Watch, tenant, key, request: request.clone(), created_us, upload: None };
         let id = inner.new_id();
         let journal = Journal::create(&inner.options.dir.join("watches"), id, &asked)?;
         let job = Job::new(id, JobKind::Watch, asker, request, created_us, Counts::default(), journal);
@@ -110,7 +111,11 @@ impl Watch {
                 }
             }
             let journal = Journal::reopen(&path)?;
-            let asker = Asker { tenant, principal: None, correlation_id: None };
+            let Some(asker) = Asker::again(tenant, asked.key.as_deref(), &inner.options.keys) else {
+                tracing::warn!(watch = %id, tenant = asked.tenant, "a watch has ended: the API key that began it no longer holds");
+                journal.remove()?;
+                continue;
+            };
             if id == staging::ID {
                 // Where staging is and what becomes of its files is the configuration's, not the journal's.
                 let Some(staging) = staging.take() else { continue };
@@ -141,6 +146,10 @@ impl Watch {
         inner.watches.lock().insert(watch.job.id, watch.clone());
         let owner = inner.clone();
         inner.tasks.spawn(async move { watch.watch(owner).await });
+    }
+
+    pub(super) fn job(&self) -> &Job {
+        &self.job
     }
 
     pub(super) fn view(&self) -> WatchView {

@@ -43,11 +43,11 @@ impl StagingOptions {
 
     pub(super) fn asked(&self, created_us: i64) -> Asked {
         let tenant = self.tenant.as_str().to_owned();
-        Asked { kind: JobKind::Watch, tenant, request: self.request(), created_us, upload: None }
+        Asked { kind: JobKind::Watch, tenant, key: None, request: self.request(), created_us, upload: None }
     }
 
     pub(super) fn job(&self, journal: Journal, before: Counts, created_us: i64) -> Job {
-        let asker = Asker { tenant: self.tenant.clone(), principal: None, correlation_id: None };
+        let asker = Asker::nobody(self.tenant.clone());
         let staging = Staging {
             place: Location::parse(&self.place).ok(),
             streams: self.streams.clone(),
