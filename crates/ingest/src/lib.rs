@@ -60,6 +60,7 @@ pub use api::{
     SubmissionOutcome, SubmitError, Wire,
 };
 pub use balance::BalanceError;
+pub use columns::read_columns;
 pub use contracts::ContractStoreError;
 pub use duplicates::{SharedSettings, SharedUrlError, WhenAway};
 pub use follow::{Delivery, FollowError, FollowFrom, Follower, StreamRows};

@@ -84,7 +84,7 @@ fn wrong(form: &str) -> QueryError {
 
 fn show(words: &mut Words<'_>) -> Result<Option<Statement>, QueryError> {
     let Some(kind) = words.word() else { return Ok(None) };
-    let mut source = |words: &mut Words<'_>| {
+    let source = |words: &mut Words<'_>| {
         if words.take("FROM") || words.take("IN") { words.table() } else { None }
     };
     let show = match kind.as_str() {

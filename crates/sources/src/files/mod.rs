@@ -10,10 +10,12 @@ mod job;
 mod journal;
 mod one;
 mod request;
+mod rows;
 mod run;
 mod watch;
 
 pub use imports::{Imports, ImportsOptions, StartError};
 pub use job::{JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};
+pub use rows::{FileOptions, FileRows, FileRowsError};
 pub use watch::{StagingOptions, WatchView};
