@@ -17,6 +17,7 @@
 
 mod access;
 mod api_keys;
+mod basic;
 mod conn;
 mod error;
 mod fair;
@@ -35,6 +36,7 @@ pub use access::{
     Access, AccessOpenError, AccessOptions, KeyNow, RECHECK_EVERY, check, check_operator, check_query, check_some,
     may_read, scope,
 };
+pub use basic::take_basic;
 pub use conn::Connection;
 pub use error::AccessError;
 pub use jwt::{ClaimRules, TokenAlgorithm, TokenError, TokenKeyError, TokenKeysFrom, TokenOptions};

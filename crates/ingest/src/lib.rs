@@ -64,6 +64,7 @@ pub use api::{
 };
 pub use apply::ApplyError;
 pub use balance::BalanceError;
+pub use columns::read_columns;
 pub use contracts::ContractStoreError;
 pub use duplicates::{SharedSettings, SharedUrlError, WhenAway};
 pub use follow::{Delivery, FollowError, FollowFrom, Follower, Room, StreamRows};

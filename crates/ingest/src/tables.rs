@@ -140,6 +140,12 @@ impl Gate {
         inner.with_contract(key, table)
     }
 
+    /// Whether a stream of `tenant` was declared, or made, for that table.
+    #[must_use]
+    pub fn leads_to(&self, tenant: &TenantId, table: &TableName) -> bool {
+        self.inner.known_stream(tenant, table).is_some()
+    }
+
     /// Makes a table with these columns, and a stream for it. The contract's own table pattern is not looked at.
     ///
     /// # Errors

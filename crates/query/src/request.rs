@@ -12,7 +12,7 @@ use crate::engine::{QueryEngine, QueryRequest};
 use crate::error::QueryError;
 use crate::output::{self, OutputFormat};
 
-/// `{"sql": "…", "parameters": [..], "limit": 100, "timeout": "5s", "query_id": "…"}`; only `sql` is needed.
+/// `{"sql": "…", "parameters": [..], "limit": 100, "timeout": "5s", "query_id": "…", "namespace": "…"}`; only `sql` is needed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqlRequest {
@@ -30,6 +30,9 @@ pub struct SqlRequest {
     /// A name to cancel the query by.
     #[serde(default)]
     pub query_id: Option<String>,
+    /// The namespace of names that have none.
+    #[serde(default)]
+    pub namespace: Option<String>,
 }
 
 /// The answer to a [`SqlRequest`].
@@ -69,9 +72,9 @@ impl SqlRequest {
         if let Some(timeout) = &self.timeout {
             limits.timeout = duration(timeout)?;
         }
-        let Self { sql, parameters, limit, query_id, .. } = self;
+        let Self { sql, parameters, limit, query_id, namespace, .. } = self;
         let (limits, row_limit) = (Some(limits), limit);
-        Ok(QueryRequest { sql, parameters, tenant, limits, row_limit, query_id, ..QueryRequest::default() })
+        Ok(QueryRequest { sql, parameters, tenant, limits, row_limit, query_id, namespace, ..QueryRequest::default() })
     }
 }
 

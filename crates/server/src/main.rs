@@ -13,8 +13,10 @@
 
 mod cli;
 mod config;
+mod flight;
 mod http;
 mod serve;
+mod statements;
 mod telemetry;
 
 /// Many small, short-lived buffers made on one thread and freed on another: what this allocator is built for.

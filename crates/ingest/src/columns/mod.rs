@@ -52,6 +52,14 @@ impl Columns {
     }
 }
 
+/// The batches of an Arrow IPC stream from a stranger, validated whole.
+///
+/// # Errors
+/// The bytes are no such stream, or unpack to more than `decoded_bytes_max`; the reason is for people.
+pub fn read_columns(body: &Bytes, decoded_bytes_max: usize) -> Result<Vec<RecordBatch>, String> {
+    read_stream(body, decoded_bytes_max).map(|(_, batches)| batches).map_err(|error| error.to_string())
+}
+
 /// Why rows in columns are refused as a whole.
 pub(crate) enum ColumnsRefused {
     NotAllowed(NotAllowed),

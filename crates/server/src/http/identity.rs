@@ -101,6 +101,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 /// Middleware: finds who sends the request, or refuses it.
 pub(crate) async fn authenticate(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    if request.uri().path().starts_with("/v1/") {
+        access::take_basic(request.headers_mut());
+    }
     let found = match access::check_query(request.uri().query()) {
         Ok(()) => door.access.authenticate(request.headers(), &peer).await,
         Err(error) if door.access.is_required() => Err(error),

@@ -25,6 +25,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod time;
+mod trino;
 mod upload;
 
 use std::sync::Arc;
@@ -51,12 +52,15 @@ use serde_json::{Value, json};
 
 use crate::cli::VERSION;
 use crate::config::{Config, is_loopback};
+use crate::statements::Statements;
 use identity::Door;
 use request::KnownHosts;
 
 pub(crate) use front::{Front, RequestIds};
 pub(crate) use listener::{ConnectionLimits, serve};
+pub(crate) use sql::rows_of;
 pub(crate) use time::rfc3339;
+pub(crate) use trino::TrinoStatements;
 
 /// Why records may not be sent here at the moment, if so.
 #[derive(Debug, Default)]
@@ -84,6 +88,8 @@ pub(crate) struct App {
     pub(crate) log: Log,
     pub(crate) lake: Lake,
     pub(crate) engine: lakegate_query::QueryEngine,
+    pub(crate) statements: Statements,
+    pub(crate) trino: TrinoStatements,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) started: Instant,
     pub(crate) readiness: Readiness,
@@ -132,6 +138,7 @@ pub(crate) fn router(app: Arc<App>, catalog: Option<RestService>) -> Router {
         .merge(consumers::routes())
         .merge(import_routes())
         .merge(table_routes())
+        .merge(trino::routes())
         .with_state(app.clone());
     let door = Door { access: app.access.clone(), open_metrics: app.config.settings.auth.open_metrics };
     let all = quick.merge(long).fallback(nothing_here);
@@ -200,7 +207,8 @@ async fn index() -> Json<Value> {
             "GET /api/audit": "whether everything that came in adds up to what is there",
             "GET /api/dlq": "records that were set aside; /api/dlq/{id} shows one, POST /api/dlq/replay brings them again, POST /api/dlq/purge removes them",
             "POST /api/flush": "brings what is in memory into the tables now",
-            "POST /api/sql": "{\"sql\": \"SELECT …\"}; answers JSON, NDJSON, CSV or Arrow by the header Accept",
+            "POST /api/sql": "{\"sql\": \"SELECT …\"}, also INSERT, CREATE TABLE, DROP TABLE, SHOW, DESCRIBE; answers JSON, NDJSON, CSV or Arrow by the header Accept",
+            "POST /v1/statement": "the same for Trino's clients: its command line, Python, JDBC",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
             "GET /api/consumers": "sinks and routes; POST /api/consumers/{name}/pause, resume, rewind?to=, skip; …/dead and …/dead/replay",

@@ -19,7 +19,9 @@ use super::open::{Opened, open};
 use super::{ServeError, access, consumers, imports, kafka, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
-use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds};
+use crate::flight;
+use crate::http::{self, App, TrinoStatements, ConnectionLimits, Front, Readiness, RequestIds};
+use crate::statements::Statements;
 use crate::telemetry;
 
 /// Time between "not ready" and "takes no more", so that a balancer that asks every second stops sending in between.
@@ -99,7 +101,17 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let imports = imports::open(&config, &gate, &access, clock.clone(), imports::Also::default())?;
     let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
     let consumers = consumers::open(&config, &gate, clock.clone())?;
+    let statements = Statements::open(
+        engine.clone(),
+        gate.clone(),
+        imports.clone(),
+        &config.data_dir(),
+        usize::try_from(config.settings.ingestion.batch_size_max).unwrap_or(usize::MAX),
+    )
+    .map_err(|e| ServeError::Query(e.to_string()))?;
     let app = Arc::new(App {
+        statements,
+        trino: TrinoStatements::default(),
         access,
         consumers,
         imports,
@@ -165,6 +177,12 @@ impl Parts {
             access: app.access.clone(),
             tls: tls.clone(),
             version: VERSION.to_owned(),
+            flight: Some(flight::service(
+                app.statements.clone(),
+                app.gate.clone(),
+                settings.ingestion.message_bytes_max.as_usize(),
+                usize::try_from(settings.ingestion.batch_size_max).unwrap_or(usize::MAX),
+            )),
             limits: GrpcLimits {
                 max_connections: usize::try_from(settings.ingestion.max_connections).unwrap_or(usize::MAX),
                 max_message_bytes: settings.ingestion.message_bytes_max.as_usize(),

@@ -11,6 +11,7 @@ mod job;
 mod journal;
 mod one;
 mod request;
+mod rows;
 mod run;
 mod watch;
 
@@ -18,4 +19,5 @@ pub use credentials::KeyLookup;
 pub use imports::{Imports, ImportsOptions, StartError};
 pub use job::{FileChoice, JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};
+pub use rows::{FileOptions, FileRows, FileRowsError};
 pub use watch::{StagingOptions, WatchView};

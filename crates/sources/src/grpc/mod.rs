@@ -38,8 +38,9 @@ mod tests;
 
 use crate::intake;
 
-pub use options::{GrpcLimits, GrpcOptions};
+pub use options::{Asking, GrpcLimits, GrpcOptions};
 pub use server::{ServeError, serve};
+pub use shared::TonicService;
 
 /// The descriptors of all messages and services, as server reflection gives them out.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/storage.descriptors.bin");

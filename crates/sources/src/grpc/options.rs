@@ -1,10 +1,14 @@
 //! What the listener is told.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lakegate_access::{Access, Tls};
+use lakegate_access::{Access, Principal, Tls};
 use lakegate_ingest::Gate;
 use tokio::net::TcpListener;
+
+use super::shared::TonicService;
 
 /// All that the listener stands on.
 pub struct GrpcOptions {
@@ -16,10 +20,23 @@ pub struct GrpcOptions {
     pub access: Access,
     /// The certificates, where connections are to be secret.
     pub tls: Option<Tls>,
+    /// Arrow Flight, served beside the rest.
+    pub flight: Option<TonicService>,
     /// The server's version, as `HealthCheck` tells it.
     pub version: String,
     /// How much is taken, and how long is waited.
     pub limits: GrpcLimits,
+}
+
+/// Who asks, as services that are served beside the rest find it among a request's extensions.
+#[derive(Debug, Clone, Default)]
+pub struct Asking {
+    /// None while authentication is off.
+    pub principal: Option<Arc<Principal>>,
+    /// The peer's address.
+    pub address: Option<IpAddr>,
+    /// What it calls itself.
+    pub user_agent: Option<String>,
 }
 
 /// Bounds. The defaults are what a server with the default settings uses.

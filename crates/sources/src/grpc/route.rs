@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use lakegate_access::Peer;
+use lakegate_access::{Peer, take_basic};
 use tonic::Status;
 use tower::ServiceExt;
 
 use super::calls::{Caller, answer_call};
 use super::error;
 use super::intake::Intake;
+use super::options::Asking;
 use super::observe::Method;
 use super::reply::{ReplyBody, plain, refused};
 use super::shared::{Shared, TonicService};
 
+/// The paths of Arrow Flight.
+const FLIGHT: &str = "/arrow.flight.";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -25,7 +28,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(crate) async fn answer<I: Intake>(
     shared: Arc<Shared<I>>,
     peer: &Peer,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     if !is_grpc(request.headers()) {
         return answer_plain(&request);
@@ -35,6 +38,9 @@ pub(crate) async fn answer<I: Intake>(
     }
     if request.method() != HttpMethod::POST {
         return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "gRPC calls are POST\n");
+    }
+    if request.uri().path().starts_with(FLIGHT) {
+        take_basic(request.headers_mut());
     }
     let path = request.uri().path();
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
@@ -57,6 +63,16 @@ pub(crate) async fn answer<I: Intake>(
         "grpc.health.v1.Health" => answer_by_tonic(&shared.health, request).await,
         "grpc.reflection.v1.ServerReflection" => answer_by_tonic(&shared.reflection, request).await,
         "grpc.reflection.v1alpha.ServerReflection" => answer_by_tonic(&shared.reflection_alpha, request).await,
+        "arrow.flight.protocol.FlightService" => match &shared.door.flight {
+            Some(flight) => {
+                let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+                let user_agent = user_agent.map(str::to_owned);
+                let asking = Asking { principal: caller.principal, address: peer.address, user_agent };
+                request.extensions_mut().insert(asking);
+                answer_by_tonic(flight, request).await
+            }
+            None => refused(unknown(path)),
+        },
         _ => refused(unknown(path)),
     }
 }

@@ -15,7 +15,7 @@ use tonic_health::server::HealthReporter;
 use super::connection::{Lane, serve_connection};
 use super::intake::Intake;
 use super::options::{GrpcLimits, GrpcOptions};
-use super::shared::Shared;
+use super::shared::{Shared, TonicService};
 
 /// The services that `grpc.health.v1` tells about; the empty name means the whole server.
 const SERVICES: [&str; 2] = ["", "storage.IngestionService"];
@@ -38,15 +38,16 @@ pub enum ServeError {
 /// # Errors
 /// See [`ServeError`]. A failing connection is no error.
 pub async fn serve(options: GrpcOptions, shutdown: CancellationToken) -> Result<(), ServeError> {
-    let GrpcOptions { listener, gate, access, tls, version, limits } = options;
-    serve_intake(listener, gate, Door { access, tls }, version, limits, shutdown).await
+    let GrpcOptions { listener, gate, access, tls, flight, version, limits } = options;
+    serve_intake(listener, gate, Door { access, tls, flight }, version, limits, shutdown).await
 }
 
 /// Who is let in, and how.
-#[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) access: Access,
     pub(crate) tls: Option<Tls>,
+    /// What is served beside records.
+    pub(crate) flight: Option<TonicService>,
 }
 
 /// [`serve`], with whatever takes the requests.

@@ -22,7 +22,7 @@ use super::server::{Door, ServeError};
 const SMALL_MESSAGE_BYTES: usize = 64 << 10;
 
 /// A service that tonic serves.
-pub(crate) type TonicService = BoxCloneSyncService<Request<Incoming>, Response<tonic::body::Body>, Infallible>;
+pub type TonicService = BoxCloneSyncService<Request<Incoming>, Response<tonic::body::Body>, Infallible>;
 
 /// What all connections share.
 pub(crate) struct Shared<I> {

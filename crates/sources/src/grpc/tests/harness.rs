@@ -195,7 +195,7 @@ impl<I: Intake> Server<I> {
         let serving = serve_intake(
             listener,
             gate.clone(),
-            Door { access: Access::open_to_all(), tls: None },
+            Door { access: Access::open_to_all(), tls: None, flight: None },
             "1.2.3".to_owned(),
             limits,
             shutdown.clone(),
