@@ -17,8 +17,8 @@ use arrow_flight::sql::{
     TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
-    SchemaAsIpc, Ticket,
+    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
+    Ticket,
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use lakegate_model::TableName;
@@ -64,14 +64,19 @@ impl Flight {
                 _ => Ok(None),
             },
             Statement::Insert(_) => {
-                let result = rows_of(Done::Inserted(Inserted::default()), "").map_err(|e| Status::internal(e.to_string()))?;
+                let result =
+                    rows_of(Done::Inserted(Inserted::default()), "").map_err(|e| Status::internal(e.to_string()))?;
                 Ok(Some(result.schema))
             }
             _ => Ok(None),
         }
     }
 
-    fn info(request: Request<FlightDescriptor>, ticket: &impl ProstMessageExt, schema: Option<SchemaRef>) -> Result<Response<FlightInfo>, Status> {
+    fn info(
+        request: Request<FlightDescriptor>,
+        ticket: &impl ProstMessageExt,
+        schema: Option<SchemaRef>,
+    ) -> Result<Response<FlightInfo>, Status> {
         let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
         let info = FlightInfo::new().with_descriptor(request.into_inner()).with_endpoint(endpoint);
         let info = match schema {
@@ -229,11 +234,7 @@ impl FlightSqlService for Flight {
         Self::info(request, &query, Some(query.into_builder().schema()))
     }
 
-    async fn do_get_catalogs(
-        &self,
-        query: CommandGetCatalogs,
-        _: Request<Ticket>,
-    ) -> Result<Response<DoGet>, Status> {
+    async fn do_get_catalogs(&self, query: CommandGetCatalogs, _: Request<Ticket>) -> Result<Response<DoGet>, Status> {
         let mut builder = query.into_builder();
         builder.append(CATALOG);
         Ok(get_one(builder.build().map_err(|error| Status::internal(error.to_string()))?))
@@ -296,11 +297,7 @@ impl FlightSqlService for Flight {
         Self::info(request, &query, Some(table_types_schema()))
     }
 
-    async fn do_get_table_types(
-        &self,
-        _: CommandGetTableTypes,
-        _: Request<Ticket>,
-    ) -> Result<Response<DoGet>, Status> {
+    async fn do_get_table_types(&self, _: CommandGetTableTypes, _: Request<Ticket>) -> Result<Response<DoGet>, Status> {
         let types = Arc::new(arrow::array::StringArray::from(vec!["TABLE"]));
         let batch = arrow::array::RecordBatch::try_new(table_types_schema(), vec![types]);
         Ok(get_one(batch.map_err(|error| Status::internal(error.to_string()))?))
@@ -316,11 +313,7 @@ impl FlightSqlService for Flight {
         Self::info(request, &query, Some(schema))
     }
 
-    async fn do_get_sql_info(
-        &self,
-        query: CommandGetSqlInfo,
-        _: Request<Ticket>,
-    ) -> Result<Response<DoGet>, Status> {
+    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Result<Response<DoGet>, Status> {
         let info = sql_info()?;
         Ok(get_one(query.into_builder(&info).build().map_err(|error| Status::internal(error.to_string()))?))
     }

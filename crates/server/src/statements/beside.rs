@@ -142,9 +142,8 @@ fn read(mut rows: FileRows, places: Vec<usize>, batch_rows: usize) -> RowStream 
         loop {
             let next = rows.next_rows().map_err(|error| sorted(&error)).transpose();
             let Some(next) = next else { return };
-            let projected = next.and_then(|batch| {
-                batch.project(&places).map_err(|error| QueryError::Internal(error.to_string()))
-            });
+            let projected =
+                next.and_then(|batch| batch.project(&places).map_err(|error| QueryError::Internal(error.to_string())));
             let is_over = projected.is_err();
             let parts = match projected {
                 Ok(batch) => slices(&batch, batch_rows).into_iter().map(Ok).collect(),

@@ -46,9 +46,8 @@ impl ExternalTable {
     }
 
     pub(super) fn schema(&self) -> SchemaRef {
-        let field = |column: &ExternalColumn| {
-            Field::new(&column.name, lakegate_memtable::arrow_type(column.column_type), true)
-        };
+        let field =
+            |column: &ExternalColumn| Field::new(&column.name, lakegate_memtable::arrow_type(column.column_type), true);
         Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
     }
 }

@@ -160,7 +160,8 @@ impl Properties {
     fn read(options: &[(String, OptionValue)]) -> Result<Self, StatementError> {
         let mut found = Self::default();
         for (name, value) in options {
-            let wrong = || StatementError::invalid(format!("the property {name} cannot be {value:?}; there are {PROPERTIES}"));
+            let wrong =
+                || StatementError::invalid(format!("the property {name} cannot be {value:?}; there are {PROPERTIES}"));
             match (name.as_str(), value) {
                 ("external_location", OptionValue::Text(text)) => found.location = Some(text.clone()),
                 ("format", OptionValue::Text(text)) => found.format = Some(text.to_lowercase()),
