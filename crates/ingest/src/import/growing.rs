@@ -10,7 +10,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use lakegate_memtable::arrow_type;
 use lakegate_model::{Conflicts, Undeclared};
 
-use super::conform::Conformer;
+use super::conform::{Conformer, Names};
 use super::own_columns::{OwnColumns, column_type};
 use super::{Import, ImportError, ImportTarget, part_for};
 use crate::gate::{Gate, Inner};
@@ -26,7 +26,7 @@ impl Gate {
         target: &ImportTarget,
     ) -> Result<Arc<Stream>, ImportError> {
         let Some(columns) = target.columns.as_ref().filter(|_| may_grow(&stream)) else { return Ok(stream) };
-        let Ok(conformer) = Conformer::new(&stream.shaper, &schema_of(columns)) else {
+        let Ok(conformer) = Conformer::new(&stream.shaper, &schema_of(columns), Names::Payload) else {
             // That the columns do not fit is said where the rows are read.
             return Ok(stream);
         };

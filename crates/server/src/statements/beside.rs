@@ -112,6 +112,10 @@ impl LakeView for FileView {
         u64::MAX
     }
 
+    fn counter(&self, _: &str) -> u64 {
+        0
+    }
+
     fn total_records(&self) -> u64 {
         0
     }

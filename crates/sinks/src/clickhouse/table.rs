@@ -157,7 +157,8 @@ fn type_text(column: &Column, features: Features) -> String {
         | ColumnType::String
         | ColumnType::Binary
         | ColumnType::Json
-        | ColumnType::StringMap => "String".to_owned(),
+        | ColumnType::StringMap
+        | ColumnType::Nested(_) => "String".to_owned(),
     };
     if column.required { kind } else { format!("Nullable({kind})") }
 }
