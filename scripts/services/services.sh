@@ -35,8 +35,9 @@ fail() { say "$*"; exit 1; }
 
 # ---- processes --------------------------------------------------------------------------------------------------
 
-# When a process began, so that a number that was given to another is not taken for ours.
-birth() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# When a process began, so that a number that was given to another is not taken for ours; nothing for one that has ended,
+# also where nobody has asked yet how.
+birth() { sed -n 's/.*) //; /^Z/!p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
 runs() {
   local pid born

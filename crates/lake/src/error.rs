@@ -111,7 +111,7 @@ pub enum CommitError {
     },
     /// Another writer changed schema or partitioning under the files. Write them again from the rows; these may be
     /// discarded.
-    #[error("{table}: the schema or partitioning was changed under the files ({message}); write them again")]
+    #[error("{table}: the files cannot be committed any more ({message}); write them again")]
     StaleFiles {
         /// Which table.
         table: TableName,

@@ -4,7 +4,8 @@
 //! hour more: a reader may have planned with it. What was forgotten by a restart, or left by an attempt that came to
 //! nothing, is found by a sweep of the table's own folder, once a day: data files, manifests, lists and ledgers under
 //! names that this writer gives, older than three days, which no snapshot and no property names. Files that this process
-//! wrote and has not committed yet are left out, and nothing is swept while a commit's outcome is not known.
+//! wrote and has not committed yet are left out, and nothing is swept while a commit's outcome is not known. Another
+//! process does not know of them: files that waited for their commit for two days are written anew.
 
 use std::collections::HashSet;
 
@@ -17,6 +18,7 @@ use crate::lake::Lake;
 use crate::ledger::LEDGER;
 use crate::manifests::{load_manifest, load_manifest_list};
 use crate::table::{LakeTable, Retired};
+use crate::write::WrittenFile;
 
 /// How many files one call removes, at most.
 const REMOVE_AT_ONCE: usize = 2_000;
@@ -24,6 +26,9 @@ const REMOVE_AT_ONCE: usize = 2_000;
 const SWEEP_EVERY_US: u64 = 24 * 3600 * 1_000_000;
 /// Younger files may belong to a commit on its way, of this process or another.
 const SWEEP_AGE_SECONDS: u64 = 3 * 24 * 3600;
+
+/// A file that waited so long for its commit is no longer committed: a sweep of another process may be about to take it.
+const COMMIT_WITHIN_US: u64 = (SWEEP_AGE_SECONDS - 24 * 3600) * 1_000_000;
 
 /// What one call of maintenance did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +40,12 @@ pub struct MaintainOutcome {
 }
 
 impl LakeTable {
+    /// Whether one of the files waited so long that another process may remove it.
+    pub(crate) fn waited_too_long(&self, files: &[WrittenFile]) -> bool {
+        let now = self.lake.options.clock.monotonic_us();
+        files.iter().any(|f| !f.referenced && now.saturating_sub(f.written_us) >= COMMIT_WITHIN_US)
+    }
+
     /// Expires the snapshots of the main branch beyond the newest `keep`; gives how many. Their files go when their time
     /// has come, by [`Lake::maintain`] and the sweep. Branches and tags keep theirs.
     ///
@@ -229,6 +240,22 @@ mod tests {
         assert_eq!(event_ids(&table.view()).await, ids(0..125));
         append(&table, 125, 126).await;
         assert_eq!(event_ids(&table.view()).await, ids(0..126));
+    }
+
+    #[tokio::test]
+    async fn f42_files_that_waited_for_their_commit_until_another_process_may_sweep_them_are_written_anew() {
+        let bench = crate::test_support::Bench::new();
+        let table = bench.table().await;
+        append(&table, 0, 3).await;
+        let waiting = table.write(vec![rows(3, 2)]).await.unwrap();
+        table.lake.options.pause.pause(Duration::from_secs(2 * 24 * 3600 - 60)).await;
+        table.commit(commit_of(waiting, 3, 5)).await.unwrap();
+        let waiting = table.write(vec![rows(5, 2)]).await.unwrap();
+        table.lake.options.pause.pause(Duration::from_secs(2 * 24 * 3600)).await;
+        let error = table.commit(commit_of(waiting, 5, 7)).await.unwrap_err();
+        assert!(matches!(error, crate::CommitError::StaleFiles { .. }), "{error}");
+        append(&table, 5, 7).await;
+        assert_eq!(event_ids(&table.view()).await, ids(0..7));
     }
 
     #[tokio::test]

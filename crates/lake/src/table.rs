@@ -255,7 +255,7 @@ impl LakeTable {
             }
             return Err(error.into());
         }
-        let files = written(&plan, self.uuid, files);
+        let files = written(&plan, self.uuid, files, started_us);
         self.live.lock().extend(files.iter().map(|f| f.location().to_owned()));
         metrics::histogram!("lakegate_lake_write_seconds").record(self.seconds_since(started_us));
         metrics::counter!("lakegate_lake_files_written_total")

@@ -107,7 +107,8 @@ impl LakeTable {
         };
         self.live.lock().insert(location.clone());
         let data_file = builder.file_path(location).build().map_err(LakeError::invalid)?;
-        Ok(WrittenFile { data_file, spec_id, schema, table_uuid: self.uuid, mapped, referenced })
+        let written_us = self.lake.options.clock.monotonic_us();
+        Ok(WrittenFile { data_file, spec_id, schema, table_uuid: self.uuid, mapped, referenced, written_us })
     }
 
     async fn copy(&self, bytes: Box<dyn Read + Send>, location: &str, size: u64) -> Result<(), LakeError> {

@@ -18,6 +18,7 @@ use lakegate_env::Random;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::{Catalog, CatalogError, LoadedTable, NamespaceChange};
 use crate::warehouse::Warehouse;
@@ -48,17 +49,24 @@ pub struct RestOptions {
 pub struct RestCatalog {
     client: reqwest::Client,
     base: String,
-    prefix: String,
     token: Option<String>,
-    separator: String,
-    idempotent: bool,
+    warehouse: Option<String>,
+    /// What the catalog says of itself; asked once.
+    agreed: OnceCell<Agreed>,
     storage: Warehouse,
     random: Arc<dyn Random>,
 }
 
+/// How the catalog is spoken to.
+struct Agreed {
+    prefix: String,
+    separator: String,
+    idempotent: bool,
+}
+
 impl std::fmt::Debug for RestCatalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RestCatalog").field("base", &self.base).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("RestCatalog").field("base", &self.base).finish_non_exhaustive()
     }
 }
 
@@ -114,10 +122,10 @@ struct Answer {
 }
 
 impl RestCatalog {
-    /// Asks the catalog for its configuration.
+    /// Asks the catalog for its configuration. One that is away is asked again when it is needed.
     ///
     /// # Errors
-    /// It cannot be reached, or refuses.
+    /// It refuses.
     pub async fn connect(options: RestOptions) -> Result<Self, CatalogError> {
         let RestOptions { uri, token, warehouse, timeout_ms, storage, random } = options;
         let client = reqwest::Client::builder()
@@ -129,24 +137,37 @@ impl RestCatalog {
             .build()
             .map_err(|e| CatalogError::Rejected(format!("the catalog's address or settings: {e}")))?;
         let base = uri.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let mut catalog = Self {
-            client,
-            base,
-            prefix: String::new(),
-            token,
-            separator: "%1F".to_owned(),
-            idempotent: false,
-            storage,
-            random,
-        };
-        let query = warehouse.map(|w| format!("?warehouse={}", encode(&w))).unwrap_or_default();
-        let answer = catalog.ask(Method::GET, &format!("config{query}"), None, &[]).await?;
-        let config: ConfigAnswer = catalog.read(answer, "the catalog's configuration")?;
-        let setting = |key: &str| config.overrides.get(key).or_else(|| config.defaults.get(key)).cloned();
-        catalog.prefix = setting("prefix").map(|p| format!("{}/", p.trim_matches('/'))).unwrap_or_default();
-        catalog.separator = setting("namespace-separator").unwrap_or(catalog.separator);
-        catalog.idempotent = config.idempotency_key_lifetime.is_some();
+        let catalog = Self { client, base, token, warehouse, agreed: OnceCell::new(), storage, random };
+        match catalog.agree().await {
+            Err(CatalogError::Unavailable(why)) => tracing::warn!(%why, "the catalog is away; tables wait for it"),
+            other => other?,
+        }
         Ok(catalog)
+    }
+
+    /// The catalog has said how it is spoken to.
+    async fn agree(&self) -> Result<(), CatalogError> {
+        self.agreed.get_or_try_init(|| self.ask_config()).await.map(drop)
+    }
+
+    async fn ask_config(&self) -> Result<Agreed, CatalogError> {
+        let query = self.warehouse.as_ref().map(|w| format!("?warehouse={}", encode(w))).unwrap_or_default();
+        let answer = self.ask(Method::GET, &format!("config{query}"), None, &[]).await?;
+        let config: ConfigAnswer = self.read(answer, "the catalog's configuration")?;
+        let setting = |key: &str| config.overrides.get(key).or_else(|| config.defaults.get(key)).cloned();
+        Ok(Agreed {
+            prefix: setting("prefix").map(|p| format!("{}/", p.trim_matches('/'))).unwrap_or_default(),
+            separator: setting("namespace-separator").unwrap_or_else(|| "%1F".to_owned()),
+            idempotent: config.idempotency_key_lifetime.is_some(),
+        })
+    }
+
+    fn prefix(&self) -> &str {
+        self.agreed.get().map_or("", |agreed| &agreed.prefix)
+    }
+
+    fn separator(&self) -> &str {
+        self.agreed.get().map_or("%1F", |agreed| &agreed.separator)
     }
 
     async fn ask(
@@ -211,7 +232,7 @@ impl RestCatalog {
 
     fn namespace_path(&self, namespace: &NamespaceIdent) -> String {
         let levels: Vec<String> = namespace.iter().map(|level| encode(level)).collect();
-        format!("{}namespaces/{}", self.prefix, levels.join(&self.separator))
+        format!("{}namespaces/{}", self.prefix(), levels.join(self.separator()))
     }
 
     fn table_path(&self, table: &TableIdent) -> String {
@@ -238,7 +259,7 @@ impl RestCatalog {
 
     /// A key of its own for each request: the caller's next attempt is another commit, on another base.
     fn idempotency(&self) -> Vec<(&'static str, String)> {
-        if !self.idempotent {
+        if !self.agreed.get().is_some_and(|agreed| agreed.idempotent) {
             return Vec::new();
         }
         let id =
@@ -310,11 +331,12 @@ fn meaning(answer: &Answer, changes: bool) -> CatalogError {
 #[async_trait]
 impl Catalog for RestCatalog {
     async fn list_namespaces(&self, parent: Option<&NamespaceIdent>) -> Result<Vec<NamespaceIdent>, CatalogError> {
+        self.agree().await?;
         let below = parent.map(|p| {
             let levels: Vec<String> = p.iter().map(|level| encode(level)).collect();
-            format!("?parent={}", levels.join(&self.separator))
+            format!("?parent={}", levels.join(self.separator()))
         });
-        Ok(self.list(&format!("{}namespaces{}", self.prefix, below.unwrap_or_default())).await?.namespaces)
+        Ok(self.list(&format!("{}namespaces{}", self.prefix(), below.unwrap_or_default())).await?.namespaces)
     }
 
     async fn create_namespace(
@@ -322,14 +344,16 @@ impl Catalog for RestCatalog {
         namespace: &NamespaceIdent,
         properties: HashMap<String, String>,
     ) -> Result<(), CatalogError> {
+        self.agree().await?;
         let body = json!({ "namespace": namespace, "properties": properties });
-        match self.ask(Method::POST, &format!("{}namespaces", self.prefix), Some(body), &self.idempotency()).await {
+        match self.ask(Method::POST, &format!("{}namespaces", self.prefix()), Some(body), &self.idempotency()).await {
             Err(CatalogError::Conflict(message)) => Err(CatalogError::AlreadyExists(message)),
             other => other.map(|_| ()),
         }
     }
 
     async fn load_namespace(&self, namespace: &NamespaceIdent) -> Result<HashMap<String, String>, CatalogError> {
+        self.agree().await?;
         let answer = self.ask(Method::GET, &self.namespace_path(namespace), None, &[]).await?;
         let found: NamespaceAnswer = self.read(answer, "the catalog's namespace")?;
         Ok(found.properties.unwrap_or_default())
@@ -341,6 +365,7 @@ impl Catalog for RestCatalog {
         removals: Vec<String>,
         updates: HashMap<String, String>,
     ) -> Result<NamespaceChange, CatalogError> {
+        self.agree().await?;
         let body = json!({ "removals": removals, "updates": updates });
         let path = format!("{}/properties", self.namespace_path(namespace));
         let answer = self.ask(Method::POST, &path, Some(body), &self.idempotency()).await?;
@@ -349,10 +374,12 @@ impl Catalog for RestCatalog {
     }
 
     async fn drop_namespace(&self, namespace: &NamespaceIdent) -> Result<(), CatalogError> {
+        self.agree().await?;
         self.ask(Method::DELETE, &self.namespace_path(namespace), None, &self.idempotency()).await.map(|_| ())
     }
 
     async fn list_tables(&self, namespace: &NamespaceIdent) -> Result<Vec<TableIdent>, CatalogError> {
+        self.agree().await?;
         Ok(self.list(&format!("{}/tables", self.namespace_path(namespace))).await?.identifiers)
     }
 
@@ -361,6 +388,7 @@ impl Catalog for RestCatalog {
         namespace: &NamespaceIdent,
         creation: TableCreation,
     ) -> Result<LoadedTable, CatalogError> {
+        self.agree().await?;
         let mut properties = creation.properties;
         properties.insert("format-version".to_owned(), (creation.format_version as u8).to_string());
         let mut body = json!({
@@ -385,6 +413,7 @@ impl Catalog for RestCatalog {
     }
 
     async fn load_table(&self, table: &TableIdent) -> Result<LoadedTable, CatalogError> {
+        self.agree().await?;
         let answer = self.ask(Method::GET, &self.table_path(table), None, &[]).await?;
         self.table(answer, false)
     }
@@ -395,6 +424,7 @@ impl Catalog for RestCatalog {
         requirements: Vec<TableRequirement>,
         updates: Vec<TableUpdate>,
     ) -> Result<LoadedTable, CatalogError> {
+        self.agree().await?;
         let identifier = json!({ "namespace": table.namespace(), "name": table.name() });
         let body = json!({ "identifier": identifier, "requirements": requirements, "updates": updates });
         let answer = self.ask(Method::POST, &self.table_path(table), Some(body), &self.idempotency()).await?;
@@ -402,13 +432,16 @@ impl Catalog for RestCatalog {
     }
 
     async fn drop_table(&self, table: &TableIdent, purge: bool) -> Result<(), CatalogError> {
+        self.agree().await?;
         let path = format!("{}?purgeRequested={purge}", self.table_path(table));
         self.ask(Method::DELETE, &path, None, &self.idempotency()).await.map(|_| ())
     }
 
     async fn rename_table(&self, from: &TableIdent, to: &TableIdent) -> Result<(), CatalogError> {
+        self.agree().await?;
         let body = json!({ "source": from, "destination": to });
-        match self.ask(Method::POST, &format!("{}tables/rename", self.prefix), Some(body), &self.idempotency()).await {
+        match self.ask(Method::POST, &format!("{}tables/rename", self.prefix()), Some(body), &self.idempotency()).await
+        {
             Err(CatalogError::Conflict(message)) => Err(CatalogError::AlreadyExists(message)),
             other => other.map(|_| ()),
         }
@@ -420,6 +453,7 @@ impl Catalog for RestCatalog {
         metadata_location: &str,
         overwrite: bool,
     ) -> Result<LoadedTable, CatalogError> {
+        self.agree().await?;
         self.storage.check(metadata_location)?;
         let body = json!({ "name": table.name(), "metadata-location": metadata_location, "overwrite": overwrite });
         let path = format!("{}/register", self.namespace_path(table.namespace()));

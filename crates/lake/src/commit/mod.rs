@@ -265,6 +265,11 @@ impl LakeTable {
                 return Ok(Step::Again);
             }
         };
+        if self.waited_too_long(&commit.files) {
+            let message = "they waited for days and may have been removed".to_owned();
+            let error = CommitError::StaleFiles { table: self.name().clone(), message };
+            return self.give_up_files(&base, error, progress);
+        }
         progress.attempts += 1;
         match self.upload(commit, attempt, &base, state).await {
             Ok(()) => self.swap(commit, attempt, progress).await,

@@ -37,6 +37,8 @@ pub struct WrittenFile {
     pub(crate) mapped: bool,
     /// It lay there before and is not ours to remove.
     pub(crate) referenced: bool,
+    /// When it was written, by the monotonic clock.
+    pub(crate) written_us: u64,
 }
 
 impl WrittenFile {
@@ -131,7 +133,12 @@ impl WritePlan {
 }
 
 /// Turns files into the form that a commit takes.
-pub(crate) fn written(plan: &WritePlan, table_uuid: uuid::Uuid, data_files: Vec<DataFile>) -> Vec<WrittenFile> {
+pub(crate) fn written(
+    plan: &WritePlan,
+    table_uuid: uuid::Uuid,
+    data_files: Vec<DataFile>,
+    written_us: u64,
+) -> Vec<WrittenFile> {
     let (spec_id, schema) = (plan.spec.spec_id(), Arc::clone(&plan.schema));
     data_files
         .into_iter()
@@ -142,6 +149,7 @@ pub(crate) fn written(plan: &WritePlan, table_uuid: uuid::Uuid, data_files: Vec<
             table_uuid,
             mapped: false,
             referenced: false,
+            written_us,
         })
         .collect()
 }

@@ -10,11 +10,12 @@ use super::units::NOTATION;
 use super::validate::{choices_of, types_of};
 
 /// The sections in reading order.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "node",
     "ingestion",
     "storage",
     "catalog",
+    "maintenance",
     "auth",
     "streams",
     "limits",
