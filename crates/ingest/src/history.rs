@@ -52,7 +52,8 @@ impl Gate {
                     let listed = self.lake().list_tables().await;
                     all = Some(listed.map_err(|error| HistoryError::Catalog(error.to_string()))?);
                 }
-                let text = pattern.0.replace("{tenant}", key.tenant.as_str()).replace("{endpoint}", key.stream.as_str());
+                let text =
+                    pattern.0.replace("{tenant}", key.tenant.as_str()).replace("{endpoint}", key.stream.as_str());
                 let (head, tail) = text.split_once("{event_type}").unwrap_or((&text, ""));
                 let fits = |table: &&TableName| {
                     let name = table.to_string();
@@ -66,7 +67,10 @@ impl Gate {
             for table in tables {
                 let entry = found.entry(table.clone());
                 let contract = contract.clone();
-                entry.or_insert_with(|| HistoryTable { table, streams: Vec::new(), contract }).streams.push(key.clone());
+                entry
+                    .or_insert_with(|| HistoryTable { table, streams: Vec::new(), contract })
+                    .streams
+                    .push(key.clone());
             }
         }
         Ok(found.into_values().collect())

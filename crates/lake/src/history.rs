@@ -29,9 +29,10 @@ impl TableView {
     #[must_use]
     pub fn commit_before(&self, log: LogId, offset: u64) -> i64 {
         let key = LogKeys::of(log, 0).wal;
-        let positions = self.snapshots().into_iter().filter_map(|snapshot| {
-            Some((snapshot.sequence_number, snapshot.summary.get(&key)?.parse::<u64>().ok()?))
-        });
+        let positions = self
+            .snapshots()
+            .into_iter()
+            .filter_map(|snapshot| Some((snapshot.sequence_number, snapshot.summary.get(&key)?.parse::<u64>().ok()?)));
         positions.filter(|(_, position)| *position <= offset).map(|(sequence, _)| sequence).max().unwrap_or(0)
     }
 

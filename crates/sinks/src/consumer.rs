@@ -70,7 +70,9 @@ pub(crate) enum RunError {
     Keep(io::Error),
     #[error("{0}")]
     Target(String),
-    #[error("the records that were given up take all their room (dead_letters_max): lakegate consumers dead ls|replay|purge")]
+    #[error(
+        "the records that were given up take all their room (dead_letters_max): lakegate consumers dead ls|replay|purge"
+    )]
     NoRoomForDead,
 }
 
@@ -109,11 +111,15 @@ impl Consumer {
             Some(kept) => kept,
             None => {
                 let mut kept = Kept::new(gate.log_id(), gate.durable_offset());
-                go(gate, &mut kept, match settings.start {
-                    Start::Tail => Goto::Tail,
-                    Start::Head => Goto::Head,
-                    Start::Lake => Goto::Lake,
-                });
+                go(
+                    gate,
+                    &mut kept,
+                    match settings.start {
+                        Start::Tail => Goto::Tail,
+                        Start::Head => Goto::Head,
+                        Start::Lake => Goto::Lake,
+                    },
+                );
                 kept
             }
         };

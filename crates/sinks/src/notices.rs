@@ -42,7 +42,9 @@ impl Consumer {
                 let Some(known) = self.ground.gate.lake().known_table(&table.table) else { continue };
                 let told = self.kept.told.get(&name).copied();
                 let mut new: Vec<SnapshotInfo> = known.view().snapshots();
-                new.retain(|snapshot| snapshot.operation == "append" && told.is_none_or(|t| snapshot.sequence_number > t));
+                new.retain(|snapshot| {
+                    snapshot.operation == "append" && told.is_none_or(|t| snapshot.sequence_number > t)
+                });
                 new.sort_by_key(|snapshot| snapshot.sequence_number);
                 let Some(last) = new.last().map(|snapshot| snapshot.sequence_number) else { continue };
                 let parcels: Vec<Parcel> = new.iter().map(|snapshot| self.notice(table, snapshot)).collect();

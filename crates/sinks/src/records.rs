@@ -153,7 +153,11 @@ impl Consumer {
             let oldest = window.batches.front().map_or(0, |batch| batch.received_us);
             self.live.under_way(window.records, oldest);
             if moved && (kept_at.elapsed() >= KEEP_EVERY || (delivered && window.batches.is_empty())) {
-                if delivered || kept_at.elapsed() < KEEP_EVERY * 10 { self.store().await? } else { self.store_idle().await? }
+                if delivered || kept_at.elapsed() < KEEP_EVERY * 10 {
+                    self.store().await?
+                } else {
+                    self.store_idle().await?
+                }
                 (kept_at, moved) = (Instant::now(), false);
             }
         }

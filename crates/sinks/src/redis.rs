@@ -36,7 +36,8 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn open(settings: RedisSettings) -> Result<Self, String> {
         // The address may hold a password, which the library's message would show.
-        let client = Client::open(settings.url.as_str()).map_err(|_| "the address of Redis cannot be read".to_owned())?;
+        let client =
+            Client::open(settings.url.as_str()).map_err(|_| "the address of Redis cannot be read".to_owned())?;
         Ok(Self { settings, client, connection: None })
     }
 

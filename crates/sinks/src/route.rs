@@ -406,9 +406,8 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_time_and_bounded() {
-        let pause = |text: &str| {
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(text).unwrap())]))
-        };
+        let pause =
+            |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(text).unwrap())]));
         assert_eq!(pause("7"), Some(Duration::from_secs(7)));
         assert_eq!(pause("999999"), Some(RETRY_AFTER_MAX));
         assert_eq!(pause("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));

@@ -12,7 +12,9 @@ use super::status::fail;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConsumersCommand {
     /// List them: how they are, how far behind, what became of their records
-    #[command(after_help = "Examples:\n  lakegate consumers ls\n  lakegate consumers ls --json | jq '.consumers[].lag_records'")]
+    #[command(
+        after_help = "Examples:\n  lakegate consumers ls\n  lakegate consumers ls --json | jq '.consumers[].lag_records'"
+    )]
     Ls {
         /// The answer as it came
         #[arg(long)]
@@ -30,7 +32,9 @@ pub(crate) enum ConsumersCommand {
     #[command(after_help = "Example:\n  lakegate consumers resume prediction")]
     Resume(Which),
     /// Move the position: what lies behind it is delivered again, under the same keys
-    #[command(after_help = "Examples:\n  lakegate consumers rewind raw --to 120000\n  lakegate consumers rewind raw --to lake")]
+    #[command(
+        after_help = "Examples:\n  lakegate consumers rewind raw --to 120000\n  lakegate consumers rewind raw --to lake"
+    )]
     Rewind {
         #[command(flatten)]
         which: Which,
@@ -39,7 +43,9 @@ pub(crate) enum ConsumersCommand {
         to: String,
     },
     /// Pass over records; they are counted as skipped
-    #[command(after_help = "Examples:\n  lakegate consumers skip prediction\n  lakegate consumers skip prediction --to 120000")]
+    #[command(
+        after_help = "Examples:\n  lakegate consumers skip prediction\n  lakegate consumers skip prediction --to 120000"
+    )]
     Skip {
         #[command(flatten)]
         which: Which,

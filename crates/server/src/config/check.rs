@@ -17,7 +17,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_periods(settings, &mut problems);
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
-    super::consumers::check(&settings.sinks, &settings.routes, &mut problems);
+    super::consumer_of::check(&settings.sinks, &settings.routes, &mut problems);
     settings.limits.downstream.check(&mut problems);
     check_browsers(settings, &mut problems);
     check_later(settings, &mut problems);
@@ -219,9 +219,7 @@ fn uri_problem(uri: &str) -> Option<&'static str> {
 
 /// Sections that have names but nothing behind them in this version: used, they are refused rather than ignored.
 fn check_later(settings: &Settings, problems: &mut Vec<Problem>) {
-    let later = [
-        ("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is"),
-    ];
+    let later = [("kafka.sources", settings.kafka.sources.is_empty(), "the Kafka source is")];
     for (path, unused, subject) in later {
         if !unused {
             problems.push(Problem::new(path, format!("{subject} not in this version; remove the setting")));

@@ -95,12 +95,15 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     }
     let engine = queries::open(&config, &lake, memtables)?;
     let stop = CancellationToken::new();
-    let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
+    let bus = Arc::new(Bus::default());
+    let channel = consumers::share_confirmations(&config, &bus, &stop)?;
+    let (rest, sockets) = sources(&config, &gate, &access, bus, &stop)?;
     let imports = imports::open(&config, &gate, clock.clone(), imports::Also::default())?;
     let consumers = consumers::open(&config, &gate, clock.clone())?;
     let app = Arc::new(App {
         access,
         consumers,
+        channel,
         imports,
         clock,
         gate: gate.clone(),
@@ -212,12 +215,12 @@ fn sources(
     config: &Config,
     gate: &Gate,
     access: &lakegate_access::Access,
+    bus: Arc<Bus>,
     stop: &CancellationToken,
 ) -> Result<(Rest, Sockets), ServeError> {
     let settings = &config.settings;
     let (http, websocket) = (&settings.limits.http, &settings.limits.websocket);
     let wrong = |error: lakegate_model::NameError| ServeError::Broken(error.to_string());
-    let bus = Arc::new(Bus::default());
     let limits = RestLimits {
         body_bytes_max: http.body_bytes_max.as_usize(),
         line_bytes_max: settings.ingestion.payload_bytes_max.as_usize(),

@@ -20,17 +20,27 @@ pub(super) struct Type {
 enum Kind {
     Text,
     /// A signed or unsigned integer of so many bytes.
-    Int { bytes: usize, signed: bool },
+    Int {
+        bytes: usize,
+        signed: bool,
+    },
     Float32,
     Float64,
     /// Of so many bytes and figures behind the point.
-    Decimal { bytes: usize, scale: u32 },
+    Decimal {
+        bytes: usize,
+        scale: u32,
+    },
     /// Days since 1970, in so many bytes.
-    Date { bytes: usize },
+    Date {
+        bytes: usize,
+    },
     /// Seconds since 1970.
     DateTime,
     /// Since 1970, with so many figures behind the second.
-    DateTime64 { precision: u32 },
+    DateTime64 {
+        precision: u32,
+    },
     Other(String),
 }
 
@@ -121,7 +131,10 @@ pub(super) fn encode(rows: &Rows, columns: &[&str], table: &Table, out: &mut Vec
                 Source::Column(column) => put_cell(kind, column, row, out),
             };
             done.map_err(|found| {
-                format!("the column {name:?} is of a type in ClickHouse ({:?}) that {found} does not go into", kind.kind)
+                format!(
+                    "the column {name:?} is of a type in ClickHouse ({:?}) that {found} does not go into",
+                    kind.kind
+                )
             })?;
         }
     }
@@ -203,7 +216,8 @@ fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) ->
     match (&kind.kind, figures) {
         (Kind::Int { bytes, signed }, _) => {
             let bits = u32::try_from(bytes * 8).unwrap_or(64);
-            let (least, most) = if *signed { (-(1_i128 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
+            let (least, most) =
+                if *signed { (-(1_i128 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
             if wide < least || wide > most {
                 return Err(format!("the number {value}"));
             }
@@ -226,8 +240,7 @@ fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) ->
             present(kind, out);
             out.extend_from_slice(&scaled.to_le_bytes());
         }
-        (Kind::Float64, None) =>
-        {
+        (Kind::Float64, None) => {
             #[allow(clippy::cast_precision_loss, reason = "the table's owner chose a floating-point column")]
             return put_float(kind, value as f64, out);
         }

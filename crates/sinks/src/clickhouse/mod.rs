@@ -49,7 +49,10 @@ pub struct ClickHouseSettings {
 
 impl std::fmt::Debug for ClickHouseSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClickHouseSettings").field("url", &self.url.as_str()).field("table", &self.table).finish_non_exhaustive()
+        f.debug_struct("ClickHouseSettings")
+            .field("url", &self.url.as_str())
+            .field("table", &self.table)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,8 +125,7 @@ impl ClickHouse {
                 encode::encode(rows, columns, &table, &mut body)?;
             }
             let list: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
-            let statement =
-                format!("INSERT INTO {} ({}) FORMAT RowBinary", self.place(name), list.join(", "));
+            let statement = format!("INSERT INTO {} ({}) FORMAT RowBinary", self.place(name), list.join(", "));
             let mut parameters = vec![("query", statement)];
             if features.tokens {
                 parameters.push(("insert_deduplicate", "1".to_owned()));

@@ -114,9 +114,8 @@ impl Table {
 
     /// The table's columns that these rows have something for, in a fixed order.
     pub(super) fn columns_of<'a>(&'a self, rows: &Rows) -> Vec<&'a str> {
-        let has = |name: &str| {
-            matches!(name, KEY | TENANT | STREAM | RECEIVED) || rows.batch.column_by_name(name).is_some()
-        };
+        let has =
+            |name: &str| matches!(name, KEY | TENANT | STREAM | RECEIVED) || rows.batch.column_by_name(name).is_some();
         let mut columns: Vec<&str> = self.types.keys().map(String::as_str).filter(|name| has(name)).collect();
         columns.sort_unstable();
         columns
