@@ -13,6 +13,7 @@ use lakegate_log::{Progress, ReadError, Reader};
 use lakegate_model::{Contract, LogId, StreamKey, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::batch::Wanted;
 use crate::frame::{FrameBody, FrameHeader};
@@ -106,6 +107,8 @@ pub struct Follower {
     inner: Arc<Inner>,
     next_offset: u64,
     reader: Option<Reader>,
+    /// What is being read: a caller that gives up in the middle finds it here the next time.
+    turn: Option<JoinHandle<Turn>>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -126,7 +129,7 @@ impl Gate {
             FollowFrom::Offset(offset) => offset,
         };
         let reader = Some(inner.log.read(next_offset).map_err(|error| follow_error(next_offset, error))?);
-        Ok(Follower { inner, next_offset, reader, progress })
+        Ok(Follower { inner, next_offset, reader, turn: None, progress })
     }
 
     /// Says that records from `offset` on are still needed by `consumer`. The log keeps them while they take less than
@@ -211,16 +214,16 @@ impl Follower {
         wanted: impl Fn(&StreamKey) -> bool + Send + Clone + 'static,
     ) -> Result<Vec<Delivery>, FollowError> {
         while self.next_offset < self.inner.log.durable_offset() {
-            // Taken again from the position where a caller gave up in the middle.
-            let reader = match self.reader.take() {
-                Some(reader) => reader,
-                None => self.inner.log.read(self.next_offset).map_err(|error| follow_error(self.next_offset, error))?,
-            };
-            let (inner, wanted, from) = (self.inner.clone(), wanted.clone(), self.next_offset);
-            let turn = tokio::task::spawn_blocking(move || read_turn(&inner, reader, from, room, &wanted)).await;
+            let from = self.next_offset;
+            if self.turn.is_none() {
+                self.turn = Some(self.begin(room, wanted.clone())?);
+            }
+            let Some(turn) = self.turn.as_mut() else { return Ok(Vec::new()) };
+            let ended = turn.await;
+            self.turn = None;
             let broken =
                 |error: tokio::task::JoinError| FollowError::Broken { offset: from, reason: error.to_string() };
-            let turn = turn.map_err(broken)?;
+            let turn = ended.map_err(broken)?;
             if let Some(error) = turn.error {
                 if turn.deliveries.is_empty() {
                     return Err(error);
@@ -235,6 +238,24 @@ impl Follower {
             }
         }
         Ok(Vec::new())
+    }
+}
+
+impl Follower {
+    /// Reads on from its position, on a thread that may wait.
+    fn begin(
+        &mut self,
+        room: Room,
+        wanted: impl Fn(&StreamKey) -> bool + Send + 'static,
+    ) -> Result<JoinHandle<Turn>, FollowError> {
+        let from = self.next_offset;
+        // After damage the reader is gone; it is met again.
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => self.inner.log.read(from).map_err(|error| follow_error(from, error))?,
+        };
+        let inner = self.inner.clone();
+        Ok(tokio::task::spawn_blocking(move || read_turn(&inner, reader, from, room, &wanted)))
     }
 }
 

@@ -20,6 +20,7 @@
 mod breaker;
 mod clickhouse;
 mod condition;
+mod confirmations;
 mod consumer;
 mod consumers;
 mod dead;
@@ -39,6 +40,7 @@ mod template;
 pub use breaker::BreakerState;
 pub use clickhouse::ClickHouseSettings;
 pub use condition::{Condition, ConditionError};
+pub use confirmations::{ChannelState, Confirmations};
 pub use consumer::Goto;
 pub use consumers::{ConsumerError, Consumers, ConsumersOptions, Revived};
 pub use dead::DeadRecord;

@@ -18,7 +18,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
     super::kafka::check(&settings.kafka, &mut problems);
-    super::consumers::check(&settings.sinks, &settings.routes, &mut problems);
+    super::consumer_of::check(&settings.sinks, &settings.routes, &mut problems);
     settings.limits.downstream.check(&mut problems);
     check_browsers(settings, &mut problems);
     for (name, stream) in &settings.streams {

@@ -5,6 +5,7 @@
 
 mod auth;
 mod check;
+mod consumer_of;
 mod consumers;
 mod imports;
 mod kafka;

@@ -21,13 +21,13 @@ const DEAD_MAX: usize = 10_000;
 pub(super) fn routes() -> axum::Router<Arc<App>> {
     axum::Router::new()
         .route("/api/consumers", get(list))
-        .route("/api/consumers/{name}", get(show))
-        .route("/api/consumers/{name}/pause", post(pause))
-        .route("/api/consumers/{name}/resume", post(resume))
-        .route("/api/consumers/{name}/rewind", post(rewind))
-        .route("/api/consumers/{name}/skip", post(skip))
-        .route("/api/consumers/{name}/dead", get(dead).delete(purge))
-        .route("/api/consumers/{name}/dead/replay", post(replay))
+        .route("/api/consumers/{id}", get(show))
+        .route("/api/consumers/{id}/pause", post(pause))
+        .route("/api/consumers/{id}/resume", post(resume))
+        .route("/api/consumers/{id}/rewind", post(rewind))
+        .route("/api/consumers/{id}/skip", post(skip))
+        .route("/api/consumers/{id}/dead", get(dead).delete(purge))
+        .route("/api/consumers/{id}/dead/replay", post(replay))
 }
 
 fn problem_of(error: &ConsumerError) -> Problem {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use lakegate_sinks::{ConsumerState, ConsumerStatus};
+use lakegate_sinks::{ChannelState, ConsumerState, ConsumerStatus};
 use serde_json::{Map, Value, json};
 
 use super::App;
@@ -52,6 +52,11 @@ pub(crate) fn all(app: &App) -> BTreeMap<String, Dependency> {
     };
     for consumer in app.consumers.list() {
         put(if consumer.kind == "http" { "downstream" } else { consumer.kind }, Dependency::of(&consumer));
+    }
+    if let Some(channel) = &app.channel {
+        let ChannelState { latency_ms, error } = channel.lock().clone();
+        let state = if error.is_some() { Overall::Degraded } else { Overall::Healthy };
+        put("redis", Dependency { state, latency_ms, error });
     }
     found
 }

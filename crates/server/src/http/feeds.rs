@@ -1,16 +1,19 @@
-//! `GET /api/feeds/{stream}`: a stream's durable rows as they come, as NDJSON or server-sent events.
+//! `GET /api/feeds/{stream}`: a stream's durable rows as they come, as NDJSON, server-sent events, or over a WebSocket.
 //!
 //! A feed follows the log, in its order, from `from=latest` (what comes from now on), `earliest` (the oldest that the log
 //! has) or an offset; older rows are in the tables, and SQL reads them. A feed never holds ingestion up: a client that reads
 //! slowly gets its rows later, and once the log has given up what it still lacks, a line `{"dropped":N}` says how many
 //! offsets were passed over. A server-sent event's id is `OFFSET:ROW`; a client that comes back with it in `Last-Event-ID`
-//! goes on behind that row.
+//! goes on behind that row. A WebSocket gets the same, a message `{"id":"OFFSET:ROW","row":{…}}` for each row, and goes on
+//! behind the row that `?after=OFFSET:ROW` names.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -29,6 +32,9 @@ use super::problem::Problem;
 /// Pieces that wait for a slow client; the log waits for the rest.
 const QUEUE_PIECES: usize = 16;
 
+/// A client of a feed has nothing to say.
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
 /// Rows in one piece.
 const PIECE_ROWS: usize = 512;
 
@@ -46,6 +52,16 @@ pub(crate) struct Asked {
     from: Option<String>,
     tenant: Option<String>,
     limit: Option<u64>,
+    /// For clients that cannot set `Last-Event-ID`.
+    after: Option<String>,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Lines,
+    Events,
+    Messages,
 }
 
 pub(crate) async fn get(
@@ -54,6 +70,7 @@ pub(crate) async fn get(
     Path(stream): Path<String>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_request", detail);
     let stream = StreamName::new(&stream).map_err(|e| wrong(e.to_string()))?;
@@ -62,9 +79,15 @@ pub(crate) async fn get(
     let tenant = caller.scope(tenant)?;
     let principal = caller.principal().cloned();
     let place = app.access.open_place(principal.as_deref())?;
-    let start = Start::read(asked.from.as_deref(), &headers).map_err(wrong)?;
+    let last = headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default()).or(asked.after.as_deref());
+    let start = Start::read(asked.from.as_deref(), last).map_err(wrong)?;
     let follower = app.gate.follow(start.from).map_err(|e| problem_of(&e))?;
     let events = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.contains("text/event-stream"));
+    let form = match (&upgrade, events) {
+        (Ok(_), _) => Form::Messages,
+        (_, true) => Form::Events,
+        (_, false) => Form::Lines,
+    };
     let (pieces, body) = mpsc::channel(QUEUE_PIECES);
     let feed = Feed {
         app,
@@ -74,14 +97,43 @@ pub(crate) async fn get(
         tenant,
         follower,
         seen: start.seen,
-        events,
+        form,
         left: asked.limit,
         pieces,
     };
     tokio::spawn(feed.run());
+    if let Ok(upgrade) = upgrade {
+        return Ok(upgrade.max_message_size(MESSAGE_BYTES_MAX).on_upgrade(move |socket| give_messages(socket, body)));
+    }
     let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
     let body = Body::from_stream(ReceiverStream::new(body));
     Ok(([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")], body).into_response())
+}
+
+/// Hands a feed's pieces on, a message for each line, until one of the two has enough.
+async fn give_messages(mut socket: WebSocket, mut pieces: mpsc::Receiver<Result<Bytes, Infallible>>) {
+    let mut ping = tokio::time::interval(LOOK_EVERY * LOOKS_A_SIGN);
+    loop {
+        tokio::select! {
+            piece = pieces.recv() => {
+                let Some(Ok(piece)) = piece else { break };
+                let text = String::from_utf8_lossy(&piece);
+                for line in text.lines() {
+                    if socket.send(Message::Text(line.into())).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            message = socket.recv() => match message {
+                None | Some(Err(_) | Ok(Message::Close(_))) => return,
+                Some(Ok(_)) => {}
+            },
+            _ = ping.tick() => if socket.send(Message::Ping(Bytes::new())).await.is_err() {
+                return;
+            },
+        }
+    }
+    let _ = socket.send(Message::Close(None)).await;
 }
 
 fn problem_of(error: &FollowError) -> Problem {
@@ -110,13 +162,12 @@ struct Place {
 }
 
 impl Start {
-    fn read(from: Option<&str>, headers: &HeaderMap) -> Result<Self, String> {
-        if let Some(last) = headers.get("last-event-id") {
-            let place = last.to_str().ok().and_then(|text| {
-                let (offset, row) = text.split_once(':')?;
-                Some(Place { offset: offset.parse().ok()?, row: row.parse().ok()? })
-            });
-            let seen = place.ok_or("Last-Event-ID is the id of an event, OFFSET:ROW")?;
+    fn read(from: Option<&str>, last: Option<&str>) -> Result<Self, String> {
+        if let Some(last) = last {
+            let place = last
+                .split_once(':')
+                .and_then(|(offset, row)| Some(Place { offset: offset.parse().ok()?, row: row.parse().ok()? }));
+            let seen = place.ok_or("Last-Event-ID, or after=, is the id of an event, OFFSET:ROW")?;
             return Ok(Self { from: FollowFrom::Offset(seen.offset), seen: Some(seen) });
         }
         let from = match from {
@@ -139,7 +190,7 @@ struct Feed {
     tenant: Option<TenantId>,
     follower: Follower,
     seen: Option<Place>,
-    events: bool,
+    form: Form,
     left: Option<u64>,
     pieces: mpsc::Sender<Result<Bytes, Infallible>>,
 }
@@ -188,11 +239,13 @@ impl Feed {
             Err(_) => return false,
         }
         let line = format!("{{\"dropped\":{}}}\n", first_offset.saturating_sub(asked));
-        self.send(if self.events { format!("event: dropped\ndata: {line}\n") } else { line }.into()).await
+        self.send(if self.form == Form::Events { format!("event: dropped\ndata: {line}\n") } else { line }.into()).await
     }
 
     async fn give_sign_of_life(&self, silent: u32) -> bool {
-        !self.events || !silent.is_multiple_of(LOOKS_A_SIGN) || self.send(Bytes::from_static(b":\n\n")).await
+        self.form != Form::Events
+            || !silent.is_multiple_of(LOOKS_A_SIGN)
+            || self.send(Bytes::from_static(b":\n\n")).await
     }
 
     async fn give(&mut self, delivery: &Delivery) -> bool {
@@ -231,7 +284,12 @@ impl Feed {
         drop(writer);
         self.left = self.left.map(|left| left.saturating_sub(count as u64));
         let place = Place { row: place.row + skip, ..place };
-        self.send(if self.events { as_events(&lines, place) } else { lines }.into()).await
+        let piece = match self.form {
+            Form::Lines => lines,
+            Form::Events => with_ids(&lines, place, ["id: ", "\ndata: ", "\n\n"]),
+            Form::Messages => with_ids(&lines, place, ["{\"id\":\"", "\",\"row\":", "}\n"]),
+        };
+        self.send(piece.into()).await
     }
 
     async fn send(&self, piece: Bytes) -> bool {
@@ -239,13 +297,13 @@ impl Feed {
     }
 }
 
-/// Each line as one server-sent event; `place` is that of the first.
-fn as_events(lines: &[u8], place: Place) -> Vec<u8> {
+/// Each line with its id before it; `place` is that of the first.
+fn with_ids(lines: &[u8], place: Place, [before, between, after]: [&str; 3]) -> Vec<u8> {
     let mut events = Vec::with_capacity(lines.len() * 2);
     for (at, line) in lines.split(|b| *b == b'\n').filter(|line| !line.is_empty()).enumerate() {
-        events.extend_from_slice(format!("id: {}:{}\ndata: ", place.offset, place.row + at).as_bytes());
+        events.extend_from_slice(format!("{before}{}:{}{between}", place.offset, place.row + at).as_bytes());
         events.extend_from_slice(line);
-        events.extend_from_slice(b"\n\n");
+        events.extend_from_slice(after.as_bytes());
     }
     events
 }
@@ -256,17 +314,16 @@ mod tests {
 
     #[test]
     fn a_line_becomes_an_event_whose_id_leads_behind_it() {
-        let events = as_events(b"{\"a\":1}\n{\"a\":2}\n", Place { offset: 7, row: 3 });
+        let place = Place { offset: 7, row: 3 };
+        let events = with_ids(b"{\"a\":1}\n{\"a\":2}\n", place, ["id: ", "\ndata: ", "\n\n"]);
         assert_eq!(events, b"id: 7:3\ndata: {\"a\":1}\n\nid: 7:4\ndata: {\"a\":2}\n\n");
-        let headers = HeaderMap::from_iter([("last-event-id".parse().unwrap(), "7:4".parse().unwrap())]);
-        let start = Start::read(Some("earliest"), &headers).unwrap();
+        let start = Start::read(Some("earliest"), Some("7:4")).unwrap();
         assert_eq!(start, Start { from: FollowFrom::Offset(7), seen: Some(Place { offset: 7, row: 4 }) });
     }
 
     #[test]
     fn a_start_that_is_none_is_refused() {
-        let headers = HeaderMap::from_iter([("last-event-id".parse().unwrap(), "x".parse().unwrap())]);
-        assert!(Start::read(None, &headers).is_err());
-        assert!(Start::read(Some("yesterday"), &HeaderMap::new()).is_err());
+        assert!(Start::read(None, Some("x")).is_err());
+        assert!(Start::read(Some("yesterday"), None).is_err());
     }
 }

@@ -41,7 +41,7 @@ use lakegate_env::Clock;
 use lakegate_ingest::Gate;
 use lakegate_lake::{Lake, RestService};
 use lakegate_log::Log;
-use lakegate_sinks::Consumers;
+use lakegate_sinks::{ChannelState, Consumers};
 use lakegate_sources::files::Imports;
 use lakegate_sources::kafka::KafkaSources;
 use lakegate_sources::rest::Rest;
@@ -83,6 +83,8 @@ pub(crate) struct App {
     pub(crate) access: Access,
     pub(crate) gate: Gate,
     pub(crate) consumers: Consumers,
+    /// How the channel is that instances share.
+    pub(crate) channel: Option<Arc<Mutex<ChannelState>>>,
     pub(crate) imports: Imports,
     pub(crate) kafka: KafkaSources,
     pub(crate) log: Log,
@@ -211,7 +213,7 @@ async fn index() -> Json<Value> {
             "POST /v1/statement": "the same for Trino's clients: its command line, Python, JDBC",
             "GET /api/sql": "the queries that run; DELETE /api/sql/{id} ends one",
             "GET /api/feeds/{stream}": "durable records as they come; ?from=latest|earliest|OFFSET, or Last-Event-ID",
-            "GET /api/consumers": "sinks and routes; POST /api/consumers/{name}/pause, resume, rewind?to=, skip; …/dead and …/dead/replay",
+            "GET /api/consumers": "sinks and routes; POST /api/consumers/{id}/pause, resume, rewind?to=, skip; …/dead and …/dead/replay",
             "POST /api/ingest/file": "{\"path\": \"/srv/drop/a.parquet\"} imports a file; also parquet, csv, jsonl, sql, bulk, watch",
             "PUT /api/ingest/upload/{stream}": "imports the body",
             "GET /api/tables": "the tables; /api/tables/{namespace}/{table} shows one, …/snapshots its past; POST …/compact, …/expire",

@@ -38,7 +38,7 @@ fn text() -> String {
 fn document() -> Value {
     let mut paths = Map::new();
     for (path, method, operation) in
-        [health(), figures(), records(), imports(), jobs(), letters(), tables(), sql()].concat()
+        [health(), figures(), records(), imports(), jobs(), letters(), consumers(), tables(), sql()].concat()
     {
         let operations = paths.entry(path).or_insert_with(|| json!({}));
         if let Some(operations) = operations.as_object_mut() {
@@ -287,6 +287,29 @@ fn tables() -> Vec<Operation> {
             "query",
             &[("keep", "count")],
         ),
+    ]
+}
+
+fn consumers() -> Vec<Operation> {
+    let one = || [(200, answer("How it is then", &object(&["name", "state", "offset"])))];
+    let problems = [400, 404, 409];
+    let to = [("to", "string")];
+    let key = [("key", "string")];
+    let list = [(200, answer("Sinks and routes", &object(&["consumers"])))];
+    let dead = [(200, answer("The records", &object(&["total", "dead"])))];
+    let revived = [(200, answer("What came of it", &object(&["delivered", "refused"])))];
+    let removed = [(200, answer("How many were removed", &object(&["removed"])))];
+    let path = |rest: &str| format!("/api/consumers/{{id}}{rest}");
+    vec![
+        operation("/api/consumers", "get", "How sinks and routes are", &list, &[]),
+        operation(&path(""), "get", "How one is", &one(), &problems),
+        operation(&path("/pause"), "post", "Stops delivering", &one(), &problems),
+        operation(&path("/resume"), "post", "Goes on delivering", &one(), &problems),
+        asked(operation(&path("/rewind"), "post", "Moves the position", &one(), &problems), "query", &to),
+        asked(operation(&path("/skip"), "post", "Passes over records", &one(), &problems), "query", &to),
+        operation(&path("/dead"), "get", "Records that a service refused for good", &dead, &problems),
+        asked(operation(&path("/dead"), "delete", "Removes them", &removed, &problems), "query", &key),
+        asked(operation(&path("/dead/replay"), "post", "Sends them again", &revived, &problems), "query", &key),
     ]
 }
 

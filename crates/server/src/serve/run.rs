@@ -97,7 +97,9 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     }
     let engine = queries::open(&config, &lake, memtables)?;
     let stop = CancellationToken::new();
-    let (rest, sockets) = sources(&config, &gate, &access, &stop)?;
+    let bus = Arc::new(Bus::default());
+    let channel = consumers::share_confirmations(&config, &bus, &stop)?;
+    let (rest, sockets) = sources(&config, &gate, &access, bus, &stop)?;
     let imports = imports::open(&config, &gate, &access, clock.clone(), imports::Also::default())?;
     let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
     let consumers = consumers::open(&config, &gate, clock.clone())?;
@@ -114,6 +116,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         trino: TrinoStatements::default(),
         access,
         consumers,
+        channel,
         imports,
         kafka,
         clock,
@@ -232,12 +235,12 @@ fn sources(
     config: &Config,
     gate: &Gate,
     access: &lakegate_access::Access,
+    bus: Arc<Bus>,
     stop: &CancellationToken,
 ) -> Result<(Rest, Sockets), ServeError> {
     let settings = &config.settings;
     let (http, websocket) = (&settings.limits.http, &settings.limits.websocket);
     let wrong = |error: lakegate_model::NameError| ServeError::Broken(error.to_string());
-    let bus = Arc::new(Bus::default());
     let limits = RestLimits {
         body_bytes_max: http.body_bytes_max.as_usize(),
         line_bytes_max: settings.ingestion.payload_bytes_max.as_usize(),

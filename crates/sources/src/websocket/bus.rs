@@ -1,16 +1,20 @@
 //! Who is told of events that became durable.
 //!
 //! An event's confirmation goes to every subscriber of its tenant whose filter it fits. Each subscriber has a queue that
-//! is bounded in number and bytes: past the bound its oldest confirmations are dropped and counted, and it is told.
+//! is bounded in number and bytes: past the bound its oldest confirmations are dropped and counted, and it is told. Where
+//! several instances share a channel, what one tells its subscribers it tells the others' too ([`Bus::relay_to`],
+//! [`Bus::hear`]); what the channel has no room for is dropped and counted.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use lakegate_model::TenantId;
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::json::{Walk, put_text, text_value};
 use crate::time::put_time;
@@ -35,7 +39,7 @@ pub(crate) struct Filter {
 }
 
 /// What is told of an event: where to look in it is the same for all subscribers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub(crate) event_id: String,
     pub(crate) event_type: String,
@@ -128,9 +132,27 @@ impl Subscriber {
     }
 }
 
+/// What instances tell each other.
+#[derive(Serialize, Deserialize)]
+struct Relayed<T> {
+    /// The instance that told.
+    from: u64,
+    tenant: String,
+    told: T,
+    at_ms: u64,
+}
+
+/// The way to other instances.
+#[derive(Debug)]
+struct Relay {
+    instance: u64,
+    outgoing: mpsc::Sender<Bytes>,
+}
+
 /// All subscribers of this process.
 #[derive(Debug, Default)]
 pub struct Bus {
+    relay: OnceLock<Relay>,
     subscribers: RwLock<Vec<Arc<Subscriber>>>,
     count: AtomicUsize,
     dropped: AtomicU64,
@@ -139,7 +161,22 @@ pub struct Bus {
 impl Bus {
     /// Whether anybody would hear.
     pub(crate) fn is_heard(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
+        self.count.load(Ordering::Relaxed) > 0 || self.relay.get().is_some()
+    }
+
+    /// From now on tells other instances too, by messages that go to `outgoing`; `instance` is a number of our own.
+    pub fn relay_to(&self, instance: u64, outgoing: mpsc::Sender<Bytes>) {
+        let _ = self.relay.set(Relay { instance, outgoing });
+    }
+
+    /// Tells the subscribers what another instance told. What it did not make, and our own, is passed over.
+    pub fn hear(&self, message: &[u8]) {
+        let Ok(Relayed { from, tenant, told, at_ms }) = serde_json::from_slice::<Relayed<Told>>(message) else {
+            return;
+        };
+        if self.relay.get().is_some_and(|relay| relay.instance != from) {
+            self.tell_own(0, &tenant, &told, at_ms);
+        }
     }
 
     pub(crate) fn subscribe(&self, id: u64, tenant: String, filter: Filter) -> Arc<Subscriber> {
@@ -157,8 +194,18 @@ impl Bus {
         self.count.store(subscribers.len(), Ordering::Relaxed);
     }
 
-    /// Tells all but `from` of an event of that tenant.
+    /// Tells all but `from` of an event of that tenant, and other instances.
     pub(crate) fn tell(&self, from: u64, tenant: &str, told: &Told, now_ms: u64) {
+        self.tell_own(from, tenant, told, now_ms);
+        let Some(relay) = self.relay.get() else { return };
+        let message = Relayed { from: relay.instance, tenant: tenant.to_owned(), told, at_ms: now_ms };
+        let sent = serde_json::to_vec(&message).ok().map(|text| relay.outgoing.try_send(text.into()));
+        if !matches!(sent, Some(Ok(()))) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tell_own(&self, from: u64, tenant: &str, told: &Told, now_ms: u64) {
         let mut text = None;
         for subscriber in self.subscribers.read().iter() {
             let meant = subscriber.id != from && subscriber.tenant == tenant;
@@ -199,6 +246,31 @@ mod tests {
         bus.unsubscribe(&one);
         bus.unsubscribe(&all);
         assert!(!bus.is_heard());
+    }
+
+    #[test]
+    fn what_one_instance_tells_the_subscribers_of_the_others_hear_once() {
+        let (one, two) = (Bus::default(), Bus::default());
+        let (sender, mut outgoing) = mpsc::channel(4);
+        one.relay_to(1, sender.clone());
+        two.relay_to(2, sender);
+        let (here, there) = (
+            one.subscribe(1, Some("acme".into()), Filter::default()),
+            two.subscribe(1, Some("acme".into()), Filter::default()),
+        );
+        let foreign = two.subscribe(2, Some("other".into()), Filter::default());
+        one.tell(0, Some("acme"), &told("a", "cart_created", "s"), 0);
+        let message = outgoing.try_recv().unwrap();
+        one.hear(&message);
+        two.hear(&message);
+        two.hear(b"{}");
+        let heard = [here, there, foreign].map(|subscriber| subscriber.take(9999).1);
+        assert_eq!(heard.each_ref().map(Vec::len), [1, 1, 0]);
+        assert_eq!(heard[0], heard[1]);
+        for number in 0..9 {
+            one.tell(0, None, &told(&format!("e{number}"), "item_added", "s"), 0);
+        }
+        assert_eq!(one.dropped(), 5, "the channel has room for four");
     }
 
     #[test]
