@@ -129,7 +129,7 @@ def test_s02_without_credentials_sockets_are_of_the_tenant_they_name_and_hear_it
 
 def test_s35_foreign_pages_and_wrong_frames_are_refused(make_server):
     shop = make_server({**SETTINGS, "limits": {"websocket": {"message_bytes_max": "64KiB", "connections": 3}}}).start()
-    for origin in ("https://evil.example", "null"):
+    for origin in ("https://evil.example", "null", "http://203.0.113.5", "http://[2001:db8::1]:80", "http://127.0.0.1.evil.example"):
         with pytest.raises(InvalidStatus) as refused, connect(events_of(shop), origin=origin):
             pass
         assert refused.value.response.status_code == 403
@@ -304,12 +304,12 @@ def test_a_page_in_a_browser_sends_and_hears_and_one_of_others_does_not(make_ser
 
     site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
     threading.Thread(target=site.serve_forever, daemon=True).start()
-    origin = f"http://127.0.0.1:{site.server_port}"
-    origins = [origin] if welcome else ["https://shop.example"]
+    origin = f"http://shop.example:{site.server_port}"
+    origins = [origin] if welcome else [f"http://other.example:{site.server_port}"]
     shop = make_server({**SETTINGS, "limits": {"http": {"origins": origins}}}).start()
     pages["page"] = PAGE % (json.dumps(events_of(shop)), json.dumps(json.dumps(sent)))
     browser = subprocess.Popen(
-        [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0", origin],
+        [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP shop.example 127.0.0.1", f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0", origin],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )
     try:

@@ -128,7 +128,8 @@ impl Connection {
     async fn serve(self, stop: CancellationToken) {
         // The library's time for headers begins with their first byte; a client that sends none must not stay either.
         let opening = async {
-            tokio::time::timeout(self.header_timeout, self.stream.readable()).await??;
+            // A byte is looked at: that a socket may be readable is told of new ones too.
+            tokio::time::timeout(self.header_timeout, self.stream.peek(&mut [0])).await??;
             Transport::open(self.stream, self.tls.as_ref(), self.header_timeout).await
         };
         let opened = tokio::select! {

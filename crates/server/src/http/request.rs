@@ -125,13 +125,21 @@ pub(crate) struct KnownHosts {
 impl KnownHosts {
     /// Whether a `host` or `host:port` is ours. An address is: a page that rebinds its own name cannot send one.
     fn knows(&self, authority: &str) -> bool {
-        let authority = authority.to_ascii_lowercase();
-        let host = match authority.strip_prefix('[') {
-            Some(v6) => v6.split(']').next().unwrap_or_default(),
-            None => authority.split(':').next().unwrap_or_default(),
-        };
-        let local = host == "localhost" || host.parse::<IpAddr>().is_ok();
-        local || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+        let host = host_of(authority);
+        host == "localhost" || host.parse::<IpAddr>().is_ok() || self.is_named(&host)
+    }
+
+    /// Whether a page that came from there is ours: from this machine, or from a name of this server. That it came from
+    /// an address says nothing: anybody has one.
+    fn knows_page(&self, authority: &str) -> bool {
+        let host = host_of(authority);
+        let local =
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        local || self.is_named(&host)
+    }
+
+    fn is_named(&self, host: &str) -> bool {
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
     }
 
     /// Whether pages of this origin were given permission.
@@ -143,6 +151,10 @@ impl KnownHosts {
     /// Where names are not looked at, a page may still bring records only to the host that it came from.
     pub(crate) fn refusal(&self, uri: &Uri, headers: &HeaderMap, brings_records: bool) -> Option<Problem> {
         let host = || headers.get(HOST).and_then(|v| v.to_str().ok());
+        if headers.get_all(HOST).iter().nth(1).is_some() {
+            // RFC 9112, 3.2: who stands between may go by the other one.
+            return Some(Problem::new(StatusCode::BAD_REQUEST, "malformed", "the request names two hosts; send one"));
+        }
         if self.checked {
             let authority = uri.authority().map(|a| a.as_str()).or_else(host).unwrap_or_default();
             if !self.knows(authority) {
@@ -152,13 +164,23 @@ impl KnownHosts {
         }
         let origin = headers.get(ORIGIN).filter(|_| self.checked || brings_records)?;
         let page = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, authority)| authority);
-        let known = |page: &str| if self.checked { self.knows(page) } else { host() == Some(page) };
+        let known = |page: &str| host() == Some(page) || (self.checked && self.knows_page(page));
         if self.permits(origin) || page.is_some_and(known) {
             return None;
         }
         let detail = "pages of other origins may not use this server; add the page's origin to limits.http.origins if it is yours";
         Some(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail))
     }
+}
+
+/// The host of `host` or `host:port`, in small letters.
+fn host_of(authority: &str) -> String {
+    let authority = authority.to_ascii_lowercase();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    host.unwrap_or_default().to_owned()
 }
 
 /// Middleware: [`KnownHosts::refusal`].

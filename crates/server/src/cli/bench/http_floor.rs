@@ -117,7 +117,8 @@ pub(crate) fn json_ns(events: usize, seconds: f64) -> Result<f64, Failure> {
             let texts =
                 [event_id, event_type, timestamp, session_id, store_id, &data.sku, &data.currency, &metadata.referrer];
             let bytes: usize = texts.iter().map(|text| text.len()).sum();
-            sum += bytes as u64 + data.quantity + data.price.to_bits() + user_id.map_or(0, str::len) as u64;
+            let users = user_id.map_or(0, str::len);
+            sum ^= (bytes + users) as u64 ^ data.quantity ^ data.price.to_bits();
         }
         count += batch.events.len() as u64;
     }

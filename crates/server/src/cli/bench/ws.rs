@@ -204,23 +204,22 @@ async fn idle(args: &WsArgs, sockets: usize) -> Result<(), Failure> {
         run,
         patient: false,
     };
-    // What the first events and sockets touch is not the idle ones'.
-    let mut before = http_load::run(load(super::unique())).await?;
+    // What the first sockets touch is not the idle ones'.
     drop(open_sockets(&server.address(), OPENING).await?);
-    server.flush().await?;
     let empty = server.memory()?;
     let open = open_sockets(&server.address(), sockets).await?;
     let full = server.memory()?;
     let each = real(full.saturating_sub(empty)) / real(sockets.max(1) as u64);
     report::line("R13: resident bytes of each", &format!("{each:.0} ({:.2} KiB)", each / 1024.0));
     let mut beside = http_load::run(load(super::unique())).await?;
-    for (name, sent) in [("events/s before them", &mut before), ("events/s beside them", &mut beside)] {
-        let (p50, p99, _) = latencies(&mut sent.us);
-        report::line(name, &format!("{:.0}, answer p50 {p50} µs, p99 {p99} µs", real(sent.events) / sent.seconds));
-    }
     let (count, memory) = (open.len(), server.memory()?);
     report::line("still open, resident MiB", &format!("{count}, {:.0}", real(memory) / f64::from(1 << 20)));
     drop(open);
+    let mut without = http_load::run(load(super::unique())).await?;
+    for (name, sent) in [("events/s beside them", &mut beside), ("events/s without them", &mut without)] {
+        let (p50, p99, _) = latencies(&mut sent.us);
+        report::line(name, &format!("{:.0}, answer p50 {p50} µs, p99 {p99} µs", real(sent.events) / sent.seconds));
+    }
     server.end().await
 }
 
