@@ -254,12 +254,10 @@ mod tests {
         let (sender, mut outgoing) = mpsc::channel(4);
         one.relay_to(1, sender.clone());
         two.relay_to(2, sender);
-        let (here, there) = (
-            one.subscribe(1, Some("acme".into()), Filter::default()),
-            two.subscribe(1, Some("acme".into()), Filter::default()),
-        );
-        let foreign = two.subscribe(2, Some("other".into()), Filter::default());
-        one.tell(0, Some("acme"), &told("a", "cart_created", "s"), 0);
+        let (here, there) =
+            (one.subscribe(1, "acme".into(), Filter::default()), two.subscribe(1, "acme".into(), Filter::default()));
+        let foreign = two.subscribe(2, "other".into(), Filter::default());
+        one.tell(0, "acme", &told("a", "cart_created", "s"), 0);
         let message = outgoing.try_recv().unwrap();
         one.hear(&message);
         two.hear(&message);
@@ -268,7 +266,7 @@ mod tests {
         assert_eq!(heard.each_ref().map(Vec::len), [1, 1, 0]);
         assert_eq!(heard[0], heard[1]);
         for number in 0..9 {
-            one.tell(0, None, &told(&format!("e{number}"), "item_added", "s"), 0);
+            one.tell(0, "acme", &told(&format!("e{number}"), "item_added", "s"), 0);
         }
         assert_eq!(one.dropped(), 5, "the channel has room for four");
     }
