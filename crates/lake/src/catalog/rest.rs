@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iceberg::spec::TableMetadata;
+use iceberg::spec::{TableMetadata, UnboundPartitionSpec};
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
 use lakegate_env::Random;
 use reqwest::{Method, StatusCode};
@@ -268,6 +268,13 @@ impl RestCatalog {
     }
 }
 
+/// A new table's partitioning. The specification lets it be without an id; Iceberg's own catalog does not.
+fn spec_of(spec: UnboundPartitionSpec) -> Option<Value> {
+    let mut spec = serde_json::to_value(spec).ok()?;
+    spec.as_object_mut()?.entry("spec-id").or_insert_with(|| Value::from(0));
+    Some(spec)
+}
+
 fn uuid_time_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or_default()
@@ -400,7 +407,7 @@ impl Catalog for RestCatalog {
         if let Some(map) = body.as_object_mut() {
             let optional = [
                 ("location", creation.location.map(Value::from)),
-                ("partition-spec", creation.partition_spec.and_then(|s| serde_json::to_value(s).ok())),
+                ("partition-spec", creation.partition_spec.and_then(spec_of)),
                 ("write-order", creation.sort_order.and_then(|o| serde_json::to_value(o).ok())),
             ];
             map.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));

@@ -149,13 +149,17 @@ async fn s46_a_table_outside_the_warehouse_is_refused() {
     let memory = crate::testing::MemoryCatalog::new(Warehouse::in_memory(), Arc::new(SeededRandom::new(2)));
     let space = NamespaceIdent::new("a".to_owned());
     memory.create_namespace(&space, HashMap::new()).await.unwrap();
-    let creation =
-        crate::schema::creation_of("t", &crate::test_support::contract(), crate::Compression::Zstd, 1 << 20).unwrap();
-    let made = memory.create_table(&space, creation).await.unwrap();
+    let (contract, codec) = (crate::test_support::contract(), crate::Compression::Zstd);
+    let creation = || crate::schema::creation_of("t", &contract, codec, 1 << 20, 30).unwrap();
+    let made = memory.create_table(&space, creation()).await.unwrap();
     let good =
         serde_json::json!({ "metadata-location": made.metadata_location, "metadata": *made.metadata }).to_string();
     server.answer(200, &good);
     assert_eq!(catalog.load_table(&table()).await.unwrap().metadata.uuid(), made.metadata.uuid());
+    server.answer(200, &good);
+    catalog.create_table(&space, creation()).await.unwrap();
+    // Iceberg's own catalog wants the partitioning to have an id.
+    assert!(server.requests().concat().contains("\"spec-id\":0"));
     server.answer(200, &good.replace("memory:///warehouse/", "s3://elsewhere/"));
     let refused = catalog.load_table(&table()).await.unwrap_err();
     assert!(matches!(&refused, CatalogError::Rejected(m) if m.contains("s3://elsewhere")), "{refused:?}");
