@@ -70,15 +70,21 @@ class Broker:
         assert producer.flush(60) == 0
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory):
+def skip_without_kafka():
     if not shutil.which("java"):
         pytest.skip("Kafka needs Java 17 (package openjdk-17-jre-headless)")
+    if "up_kafka" not in SCRIPT.read_text():
+        pytest.skip(f"{SCRIPT} does not start Kafka")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
     broker = Broker(tmp_path_factory.mktemp("kafka"))
     if given := os.environ.get("LAKEGATE_TEST_KAFKA"):
         broker.address = given
         yield broker
         return
+    skip_without_kafka()
     broker.run("up")
     yield broker
     broker.run("down")
@@ -244,8 +250,7 @@ def judge(server, delivered, seconds=120):
 
 
 def test_f55_f36_killed_again_and_again_with_a_restarted_broker_and_a_second_instance(tmp_path_factory, make_server, topic):
-    if not shutil.which("java"):
-        pytest.skip("Kafka needs Java 17 (package openjdk-17-jre-headless)")
+    skip_without_kafka()
     seed = int(os.environ.get("SEED", random.randrange(1 << 32)))
     print(f"SEED={seed}")
     chance = random.Random(seed)
