@@ -377,3 +377,19 @@ def test_a_server_that_ends_says_so_first_and_refuses_nothing_that_comes_meanwhi
     assert set(answers) == {202}
     server.start()
     assert server.sql("SELECT count(*) AS n FROM default.events")[0]["n"] == len(answers)
+
+
+def test_a_feed_over_a_websocket_goes_on_behind_the_row_that_it_had(server):
+    sent = [event(n) for n in range(30)]
+    send(server, sent[:20])
+    address = server.http.replace("http", "ws") + "/api/feeds/events"
+    with connect(f"{address}?from=earliest") as feed:
+        first = [hear(feed) for _ in range(12)]
+        assert [one["row"]["event_id"] for one in first] == [one["eventId"] for one in sent[:12]]
+    with connect(f"{address}?after={first[-1]['id']}") as feed:
+        rest = [hear(feed) for _ in range(8)]
+        send(server, sent[20:])
+        rest += [hear(feed) for _ in range(10)]
+    assert [one["row"]["event_id"] for one in rest] == [one["eventId"] for one in sent[12:]]
+    lines = requests.get(f"{server.http}/api/feeds/events?from=earliest&limit=3", timeout=10).text.splitlines()
+    assert [json.loads(line)["event_id"] for line in lines] == [one["eventId"] for one in sent[:3]]

@@ -78,7 +78,7 @@ class Shop:
             try:
                 if not self.socket:
                     answer = requests.post(f"{self.server.http}/events/batch", json={"events": some}, timeout=30)
-                    if answer.status_code == 202 and answer.json()["successful"] == len(some):
+                    if answer.status_code in (200, 202) and answer.json()["successful"] == len(some):
                         return
                 else:
                     with connect(self.server.http.replace("http", "ws") + "/events/stream") as ws:
