@@ -142,6 +142,7 @@ def test_s35_foreign_pages_and_wrong_frames_are_refused(make_server):
             while True:
                 ws.recv(timeout=10)
         assert closed.value.rcvd.code == 1009
+    open_ones = lambda: requests.get(f"{shop.http}/metrics", timeout=10).json()["websocket"]["activeConnections"]
     handshake = (
         f"GET /events/stream HTTP/1.1\r\nHost: localhost:{shop.http_port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -152,6 +153,8 @@ def test_s35_foreign_pages_and_wrong_frames_are_refused(make_server):
         (b"\x09\x80\0\0\0\0", 1002),
         (b"\x81\xff\x7f" + b"\xff" * 7, 1009),
     ]:
+        while open_ones() > 2:
+            time.sleep(0.05)
         with socket.create_connection(("127.0.0.1", shop.http_port)) as raw:
             raw.sendall(handshake.encode() + frame)
             raw.settimeout(10)
@@ -161,6 +164,10 @@ def test_s35_foreign_pages_and_wrong_frames_are_refused(make_server):
         head, _, rest = answer.partition(b"\r\n\r\n")
         assert b"101" in head.split(b"\r\n")[0] and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
         assert rest[0] == 0x88 and struct.unpack(">H", rest[2:4])[0] == code, (frame, rest)
+    deadline = time.monotonic() + 20
+    while open_ones() > 0:
+        assert time.monotonic() < deadline, "closed sockets keep their places"
+        time.sleep(0.05)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connect(events_of(shop)))
