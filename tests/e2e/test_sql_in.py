@@ -193,7 +193,7 @@ def test_acknowledged_inserts_survive_a_kill(server):
     server.kill()
     server.start()
     assert server.sql("SELECT count(*) AS n, sum(n) AS s FROM kept")[0] == {"n": 20, "s": 190}
-    assert server.cli("audit", "--server", server.http).returncode == 0
+    assert server.cli("audit", "--url", server.http).returncode == 0
 
 
 def test_s04_reading_writing_and_changing_tables_each_take_their_permission(guarded):  # noqa: F811

@@ -56,8 +56,8 @@ mod trim;
 mod wire;
 
 pub use api::{
-    ArrowRows, Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus, Submission,
-    SubmissionOutcome, SubmitError, Wire,
+    ArrowRows, Client, ComponentHealth, GateStatus, HealthState, Payloads, Source, StreamDeclaration, StreamStatus,
+    Submission, SubmissionOutcome, SubmitError, Wire,
 };
 pub use balance::BalanceError;
 pub use columns::read_columns;

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use lakegate_model::{ReasonCode, Refusal};
 
 use crate::api::Source;
-use crate::columns::{Columns, shape_columns_again};
 use crate::batch::{Rules, Shaped, Wanted, shape_again};
+use crate::columns::{Columns, shape_columns_again};
 use crate::frame::{ExceptionKind, FrameBody, FrameHeader};
 use crate::gate::{GateOpenError, Inner};
 use crate::import::conform::Names;

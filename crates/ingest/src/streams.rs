@@ -163,6 +163,11 @@ impl Streams {
         declared.or_else(|| self.own.get(key)).or_else(|| self.undeclared.clone())
     }
 
+    /// The same, as it was declared or kept.
+    pub(crate) fn contract_of(&self, key: &StreamKey) -> Option<Arc<Contract>> {
+        self.current(key).map(|(_, shaper)| shaper.contract.clone())
+    }
+
     /// Whether a stream's first file may give it its columns: nobody declared it, and nothing was ever sent to it here.
     pub(crate) fn may_take_columns(&self, key: &StreamKey) -> bool {
         let reserved = [DEAD_LETTERS, DEAD_LETTER_MARKS, UNROUTABLE].contains(&key.stream.as_str());
@@ -193,11 +198,7 @@ impl Streams {
     }
 
     /// The tenant's stream whose contract is as asked, of those that have one of their own.
-    pub(crate) fn find(
-        &self,
-        tenant: &TenantId,
-        is_it: impl Fn(&StreamKey, &Contract) -> bool,
-    ) -> Option<StreamKey> {
+    pub(crate) fn find(&self, tenant: &TenantId, is_it: impl Fn(&StreamKey, &Contract) -> bool) -> Option<StreamKey> {
         let declared = self.declared.iter().find_map(|(stream, (_, shaper))| {
             let key = StreamKey { tenant: tenant.clone(), stream: stream.clone() };
             is_it(&key, &shaper.contract).then_some(key)

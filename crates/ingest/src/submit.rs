@@ -61,7 +61,8 @@ impl Inner {
         let body = submission.body.clone();
         let request = read_request(&submission.wire, &body)?;
         let columns = self.read_columns(submission).await?;
-        let (limit, found) = (self.settings.batch_size_max, columns.as_ref().map_or(request.records.len(), |c| c.0.rows()));
+        let (limit, found) =
+            (self.settings.batch_size_max, columns.as_ref().map_or(request.records.len(), |c| c.0.rows()));
         if found > limit {
             return Err(SubmitError::BatchTooLarge { limit, found });
         }
@@ -440,11 +441,9 @@ fn frame_body(wire: &Wire) -> FrameBody {
             stream: payloads.stream.clone(),
             spans: payloads.spans.clone(),
         },
-        Wire::Arrow(rows) => FrameBody::Arrow {
-            tenant: rows.tenant.clone(),
-            stream: rows.stream.clone(),
-            by_name: rows.by_name,
-        },
+        Wire::Arrow(rows) => {
+            FrameBody::Arrow { tenant: rows.tenant.clone(), stream: rows.stream.clone(), by_name: rows.by_name }
+        }
     }
 }
 

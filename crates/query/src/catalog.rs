@@ -55,11 +55,7 @@ impl fmt::Debug for Visible {
 }
 
 impl Visible {
-    pub(crate) fn new(
-        memtables: Arc<Memtables>,
-        lake: Arc<dyn LakeTables>,
-        request: &QueryRequest,
-    ) -> Self {
+    pub(crate) fn new(memtables: Arc<Memtables>, lake: Arc<dyn LakeTables>, request: &QueryRequest) -> Self {
         let QueryRequest { tenant, readable, beside, namespace, .. } = request.clone();
         Self { memtables, lake, tenant, readable, beside, namespace, resolved: Mutex::default() }
     }

@@ -97,11 +97,7 @@ pub(crate) async fn start(
     };
     let Place { name, permit, cancelled } = place;
     let query_id = name.query_id.clone();
-    let visible = Arc::new(Visible::new(
-        options.memtables.clone(),
-        options.lake.clone(),
-        &request,
-    ));
+    let visible = Arc::new(Visible::new(options.memtables.clone(), options.lake.clone(), &request));
     let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
     let job = Job { state, visible, request, memory_limit: options.memory_limit_bytes as u64, permit };
     let task = threads.spawn(async move {

@@ -71,8 +71,7 @@ impl StreamReader<'_> {
                     self.check(&header, body.len(), &body)?;
                     let schema = Arc::clone(schema);
                     let version = message.version();
-                    let batch =
-                        read_record_batch(&body, header, schema, &dictionaries, None, &version).map_err(why)?;
+                    let batch = read_record_batch(&body, header, schema, &dictionaries, None, &version).map_err(why)?;
                     batches.push(batch);
                 }
                 (MessageHeader::Schema, Some(_)) => return Err("a second schema".to_owned()),
@@ -142,7 +141,8 @@ impl StreamReader<'_> {
             let bytes = from.checked_add(len).and_then(|end| body.get(from..end));
             let bytes = bytes.ok_or("a buffer outside of its message")?;
             let made = if is_compressed && len > 0 { unpacked_bytes(bytes)? } else { len };
-            self.room = self.room.checked_sub(made).ok_or_else(|| format!("more than {} bytes unpacked", self.limit))?;
+            self.room =
+                self.room.checked_sub(made).ok_or_else(|| format!("more than {} bytes unpacked", self.limit))?;
         }
         Ok(())
     }

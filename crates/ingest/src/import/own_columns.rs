@@ -168,11 +168,7 @@ impl OwnContracts {
     }
 
     /// The tenant's stream whose contract is as asked.
-    pub(crate) fn find(
-        &self,
-        tenant: &TenantId,
-        is_it: impl Fn(&StreamKey, &Contract) -> bool,
-    ) -> Option<StreamKey> {
+    pub(crate) fn find(&self, tenant: &TenantId, is_it: impl Fn(&StreamKey, &Contract) -> bool) -> Option<StreamKey> {
         let known = self.known.read();
         let own = known.iter().filter(|(key, _)| key.tenant == *tenant);
         let mut found = own.filter(|(key, (_, shaper))| is_it(key, &shaper.contract));

@@ -158,9 +158,8 @@ fn parse(tokens: Vec<TokenWithSpan>) -> Result<SqlStatement, QueryError> {
         let found = tokens.len();
         return Err(QueryError::TooComplex(format!("it has {found} words, the most is {INSERT_TOKENS_MAX}")));
     }
-    let mut parser = Parser::new(&GenericDialect {})
-        .with_recursion_limit(guard::MAX_RECURSION)
-        .with_tokens_with_locations(tokens);
+    let mut parser =
+        Parser::new(&GenericDialect {}).with_recursion_limit(guard::MAX_RECURSION).with_tokens_with_locations(tokens);
     let failed = |error: datafusion::sql::sqlparser::parser::ParserError| QueryError::Syntax(error.to_string());
     let statement = parser.parse_statement().map_err(failed)?;
     while parser.consume_token(&Token::SemiColon) {}

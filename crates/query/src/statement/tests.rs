@@ -48,10 +48,10 @@ fn words_of_trinos_clients_are_understood() {
     is("DESCRIBE iceberg.bronze.t", Statement::Show(Show::Columns(table("bronze", "t"))));
     let used = Statement::Use { catalog: Some("iceberg".to_owned()), namespace: "bronze".to_owned() };
     is("USE iceberg.bronze", used);
-    is("PREPARE p FROM SELECT ', ?' FROM t", Statement::Prepare {
-        name: "p".to_owned(),
-        sql: "SELECT ', ?' FROM t".to_owned(),
-    });
+    is(
+        "PREPARE p FROM SELECT ', ?' FROM t",
+        Statement::Prepare { name: "p".to_owned(), sql: "SELECT ', ?' FROM t".to_owned() },
+    );
     let execute = Execute {
         what: Err("INSERT INTO t VALUES (?, 'a''b')".to_owned()),
         values: vec!["DATE '2024-12-01'".to_owned(), "ARRAY[1,2]".to_owned()],

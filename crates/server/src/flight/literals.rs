@@ -37,7 +37,7 @@ pub(super) fn bound(sql: &str, values: &[RecordBatch]) -> Result<Vec<String>, Qu
 }
 
 fn literal(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
-    if column.is_null(row) {
+    if column.logical_nulls().is_some_and(|nulls| nulls.is_null(row)) {
         return Ok("NULL".to_owned());
     }
     let column = &column.slice(row, 1);
@@ -51,7 +51,10 @@ fn literal(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
         DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => format!("CAST('{}' AS DECIMAL({p},{s}))", text()?),
         DataType::Date32 | DataType::Date64 => {
             let days = cast(column, &DataType::Date32)?;
-            format!("CAST('{}' AS DATE)", ArrayFormatter::try_new(&days, &FormatOptions::default())?.value(0).try_to_string()?)
+            format!(
+                "CAST('{}' AS DATE)",
+                ArrayFormatter::try_new(&days, &FormatOptions::default())?.value(0).try_to_string()?
+            )
         }
         DataType::Timestamp(_, None) => format!("CAST('{}' AS TIMESTAMP)", text()?),
         DataType::Timestamp(..) => format!("CAST('{}' AS TIMESTAMP WITH TIME ZONE)", text()?),

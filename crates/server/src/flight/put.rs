@@ -77,7 +77,8 @@ impl Gathering {
             return Ok(None);
         }
         let head = root_as_message(&data.data_header);
-        let head = head.map_err(|error| Status::invalid_argument(format!("a message's head cannot be read: {error}")))?;
+        let head =
+            head.map_err(|error| Status::invalid_argument(format!("a message's head cannot be read: {error}")))?;
         match head.header_type() {
             MessageHeader::Schema => {
                 self.schema.clear();

@@ -52,7 +52,10 @@ pub(crate) async fn run(
     let request = SqlRequest::read(&body).map_err(|e| problem_of(&e))?;
     let query_id = request.query_id.clone().unwrap_or_else(|| id.as_str().to_owned());
     let run = run_of(request, query_id.clone(), &app)?;
-    if !matches!(statement::read(&run.sql), Ok(Statement::Insert(_) | Statement::CreateTable(_) | Statement::DropTable { .. })) {
+    if !matches!(
+        statement::read(&run.sql),
+        Ok(Statement::Insert(_) | Statement::CreateTable(_) | Statement::DropTable { .. })
+    ) {
         caller.check_some(Action::Read)?;
     }
     let address = peer.and_then(|Extension(peer)| peer.address);

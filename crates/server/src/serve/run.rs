@@ -20,7 +20,7 @@ use super::{ServeError, access, imports, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::flight;
-use crate::http::{self, App, TrinoStatements, ConnectionLimits, Front, Readiness, RequestIds};
+use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds, TrinoStatements};
 use crate::statements::Statements;
 use crate::telemetry;
 

@@ -46,9 +46,8 @@ impl ExternalTable {
     }
 
     pub(super) fn schema(&self) -> SchemaRef {
-        let field = |column: &ExternalColumn| {
-            Field::new(&column.name, lakegate_memtable::arrow_type(column.column_type), true)
-        };
+        let field =
+            |column: &ExternalColumn| Field::new(&column.name, lakegate_memtable::arrow_type(column.column_type), true);
         Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
     }
 }
@@ -89,7 +88,7 @@ impl ExternalTables {
             None => changed.remove(&table.to_string()),
         };
         let json = serde_json::to_vec_pretty(&changed)?;
-        RealDisk::default().write_atomic(&self.path, &json)?;
+        RealDisk.write_atomic(&self.path, &json)?;
         *known = changed;
         Ok(())
     }

@@ -25,8 +25,8 @@ use lakegate_sources::files::Imports;
 use serde_json::Value;
 
 pub(crate) use self::error::{Kind, StatementError};
-pub(crate) use self::show::trino_type;
 use self::external::ExternalTables;
+pub(crate) use self::show::trino_type;
 
 /// The tenant of statements while authentication is off.
 const DEFAULT_TENANT: &str = "default";

@@ -112,7 +112,7 @@ impl Statements {
             gone.await.map_err(|error| StatementError::internal(&error))??;
             return Ok(Changed::Done("DROP TABLE"));
         }
-        match self.inner.gate.drop_table(&asker.tenant()?, table).await {
+        match self.inner.gate.drop_table(&self.tenant_of(asker, table)?, table).await {
             Err(TableError::Unknown(_)) if if_exists => Ok(Changed::Done("DROP TABLE")),
             dropped => dropped.map(|()| Changed::Done("DROP TABLE")).map_err(StatementError::from),
         }
@@ -160,7 +160,8 @@ impl Properties {
     fn read(options: &[(String, OptionValue)]) -> Result<Self, StatementError> {
         let mut found = Self::default();
         for (name, value) in options {
-            let wrong = || StatementError::invalid(format!("the property {name} cannot be {value:?}; there are {PROPERTIES}"));
+            let wrong =
+                || StatementError::invalid(format!("the property {name} cannot be {value:?}; there are {PROPERTIES}"));
             match (name.as_str(), value) {
                 ("external_location", OptionValue::Text(text)) => found.location = Some(text.clone()),
                 ("format", OptionValue::Text(text)) => found.format = Some(text.to_lowercase()),

@@ -81,7 +81,12 @@ impl Imports {
     ///
     /// # Errors
     /// See [`FileRowsError`].
-    pub fn open_rows(&self, place: &str, tenant: Option<&str>, wanted: &FileOptions) -> Result<FileRows, FileRowsError> {
+    pub fn open_rows(
+        &self,
+        place: &str,
+        tenant: Option<&str>,
+        wanted: &FileOptions,
+    ) -> Result<FileRows, FileRowsError> {
         let opened = self.inner.options.places.open(place, tenant)?;
         let file = opened.location.shown();
         let mut options = ReadOptions { format: wanted.format, ..ReadOptions::default() };
@@ -237,7 +242,8 @@ impl FileRows {
             field: Some(field.name().clone()),
             reason,
         };
-        let cast = cast_with_options(found, field.data_type(), &options).map_err(|e| error(first_row, e.to_string()))?;
+        let cast =
+            cast_with_options(found, field.data_type(), &options).map_err(|e| error(first_row, e.to_string()))?;
         if cast.null_count() > found.null_count()
             && let Some(row) = (0..cast.len()).find(|row| cast.is_null(*row) && found.is_valid(*row))
         {

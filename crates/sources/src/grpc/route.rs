@@ -12,8 +12,8 @@ use tower::ServiceExt;
 use super::calls::{Caller, answer_call};
 use super::error;
 use super::intake::Intake;
-use super::options::Asking;
 use super::observe::Method;
+use super::options::Asking;
 use super::reply::{ReplyBody, plain, refused};
 use super::shared::{Shared, TonicService};
 

@@ -128,14 +128,16 @@ impl Conformer {
             Field::Payload => self.payloads(column, rows, context, bad)?,
             Field::Undeclared => self.undeclared(rows)?,
             Field::Source => {
-                let source = if let RowOrigin::Request { source, .. } = context.origin { source } else { Source::File.name() };
+                let source =
+                    if let RowOrigin::Request { source, .. } = context.origin { source } else { Source::File.name() };
                 same_text(Some(source), count)
             }
-            Field::UserAgent | Field::ClientAddress | Field::CorrelationId => same_text(known_of(context, field), count),
-            Field::Attributes
-            | Field::EventTime
-            | Field::TimeSource
-            | Field::Rescued => new_null_array(&arrow_type(column.column_type), count),
+            Field::UserAgent | Field::ClientAddress | Field::CorrelationId => {
+                same_text(known_of(context, field), count)
+            }
+            Field::Attributes | Field::EventTime | Field::TimeSource | Field::Rescued => {
+                new_null_array(&arrow_type(column.column_type), count)
+            }
         })
     }
 

@@ -219,12 +219,7 @@ fn without(columns: Vec<ArrayRef>, bad: &Refused, rows: usize) -> Result<Vec<Arr
     columns.iter().map(|column| filter(column, &keep)).collect()
 }
 
-fn place_of(
-    column: &Column,
-    rules: Option<&ColumnRules>,
-    fields: &Fields,
-    names: Names,
-) -> Result<Place, Mismatch> {
+fn place_of(column: &Column, rules: Option<&ColumnRules>, fields: &Fields, names: Names) -> Result<Place, Mismatch> {
     let own_name = || find_path(fields, std::slice::from_ref(&column.name));
     let path = match &column.source {
         ColumnSource::Path(_) if names == Names::Own => own_name(),

@@ -245,7 +245,8 @@ fn a_file_whose_columns_cannot_fit_is_refused_before_its_first_row() {
     assert!(message.contains("none of the stream's columns"), "{message}");
     let mut strict = contract(vec![column("kind", ColumnType::String, &["kind"], false)]);
     strict.undeclared = Undeclared::Reject;
-    let message = Conformer::new(&Arc::new(Shaper::new(Arc::new(strict))), &rows.schema(), Names::Payload).unwrap_err().0;
+    let message =
+        Conformer::new(&Arc::new(Shaper::new(Arc::new(strict))), &rows.schema(), Names::Payload).unwrap_err().0;
     assert!(message.contains("does not declare") && message.contains("customer"), "{message}");
 }
 

@@ -89,7 +89,8 @@ fn signature(found: &DataType) -> Value {
         },
         DataType::Struct(fields) => {
             let named = fields.iter().map(|field| {
-                let value = json!({ "fieldName": { "name": field.name() }, "typeSignature": signature(field.data_type()) });
+                let value =
+                    json!({ "fieldName": { "name": field.name() }, "typeSignature": signature(field.data_type()) });
                 json!({ "kind": "NAMED_TYPE", "value": value })
             });
             raw("row", named.collect())
@@ -191,7 +192,9 @@ fn maps(array: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
 /// Dates, times, decimals and the rest as texts.
 fn texts(array: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
     let (micros, in_utc) = match array.data_type() {
-        DataType::Timestamp(TimeUnit::Nanosecond, None) => (Some(DataType::Timestamp(TimeUnit::Microsecond, None)), false),
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => {
+            (Some(DataType::Timestamp(TimeUnit::Microsecond, None)), false)
+        }
         DataType::Timestamp(unit, Some(_)) => {
             let unit = if *unit == TimeUnit::Nanosecond { TimeUnit::Microsecond } else { *unit };
             (Some(DataType::Timestamp(unit, Some("+00:00".into()))), true)
