@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
+from test_files import minio  # noqa: F401
 from test_security import api_key, guarded  # noqa: F401
 
 BRONZE = {"streams": {"service_events_raw": {"contract": "service_events_raw"}}}
@@ -193,7 +194,7 @@ def test_acknowledged_inserts_survive_a_kill(server):
     server.kill()
     server.start()
     assert server.sql("SELECT count(*) AS n, sum(n) AS s FROM kept")[0] == {"n": 20, "s": 190}
-    assert server.cli("audit", "--server", server.http).returncode == 0
+    assert server.cli("audit", "--url", server.http).returncode == 0
 
 
 def test_s04_reading_writing_and_changing_tables_each_take_their_permission(guarded):  # noqa: F811
@@ -205,3 +206,27 @@ def test_s04_reading_writing_and_changing_tables_each_take_their_permission(guar
     # Another tenant's table is as one that is not there.
     assert status("a", "INSERT INTO umbrella.t VALUES (1)") in (403, 404)
     assert status("a", "DROP TABLE umbrella.t") == 403
+
+
+def test_the_guides_second_method_with_a_real_bucket(make_server, minio):  # noqa: F811
+    endpoint, client = minio
+    if "warehouse" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket="warehouse")
+    client.put_object(Bucket="warehouse", Key="staging/pgr_events_20241201.csv", Body=CSV.encode())
+    s3 = {"endpoint": endpoint, "access_key": "minioadmin", "secret_key": "minioadmin"}
+    server = make_server({**BRONZE, "storage": {"s3": s3}, "imports": {"buckets": ["warehouse/staging/"]}}).start()
+    place = "s3://warehouse/staging/pgr_events_20241201.csv"
+    server.sql(
+        f"CREATE TABLE iceberg.bronze.temp_pgr ({DECLARED}) WITH (format = 'CSV', external_location = '{place}', skip_header_line_count = 1)"
+    )
+    assert server.sql("INSERT INTO iceberg.bronze.service_events_raw SELECT * FROM iceberg.bronze.temp_pgr")[0]["rows"] == 1
+    assert server.sql(f"INSERT INTO iceberg.bronze.service_events_raw SELECT * FROM '{place}'")[0]["rows"] == 1
+    server.sql("DROP TABLE iceberg.bronze.temp_pgr")
+    assert server.sql("SELECT count(*) AS n FROM bronze.service_events_raw WHERE entity_id = 'CMP_001'")[0]["n"] == 2
+    assert "imports.buckets" in refused(server, "SELECT * FROM 's3://warehouse/elsewhere/x.csv'", 403)
+    assert "no" in refused(server, "SELECT * FROM 's3://warehouse/staging/none.csv'", 400)
+
+
+def test_s04_files_are_read_by_who_may_import_them(guarded):  # noqa: F811
+    answer = ask(guarded, "SELECT * FROM '/etc/hostname'", headers=dict(api_key(guarded, "read_cart")))
+    assert answer.status_code == 403 and "permission to write" in answer.json()["detail"], answer.text

@@ -165,6 +165,11 @@ impl Streams {
         declared.or_else(|| self.own.get(key)).or_else(|| self.undeclared.clone())
     }
 
+    /// The same, as it was declared or kept.
+    pub(crate) fn contract_of(&self, key: &StreamKey) -> Option<Arc<Contract>> {
+        self.current(key).map(|(_, shaper)| shaper.contract.clone())
+    }
+
     /// Whether a stream's first file may give it its columns: nobody declared it, and nothing was ever sent to it here.
     pub(crate) fn may_take_columns(&self, key: &StreamKey) -> bool {
         let reserved = [DEAD_LETTERS, DEAD_LETTER_MARKS, UNROUTABLE].contains(&key.stream.as_str());

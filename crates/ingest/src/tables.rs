@@ -123,9 +123,9 @@ impl Gate {
         };
         let schema = found.view().schema();
         if let Some(key) = undeclared {
-            let (key, contract) = inner.with_contract(key, table)?;
-            if contract.columns.iter().all(|column| schema.field_with_name(&column.name).is_ok()) {
-                return Ok((key, contract));
+            let has = |contract: &Contract| contract.columns.iter().all(|c| schema.field_with_name(&c.name).is_ok());
+            if inner.streams.contract_of(&key).is_some_and(|contract| has(&contract)) {
+                return inner.with_contract(key, table);
             }
         }
         let not_writable = |reason: String| TableError::NotWritable { table: table.clone(), reason };

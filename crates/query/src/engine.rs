@@ -238,6 +238,8 @@ fn base_state(options: &QueryOptions) -> Result<SessionState, QueryError> {
         .with_target_partitions(options.target_partitions.max(1))
         .with_batch_size(BATCH_ROWS);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    // What a time `WITH TIME ZONE` is kept in.
+    config.options_mut().execution.time_zone = Some("+00:00".to_owned());
     let table_functions = SessionStateDefaults::default_table_functions();
     let functions = functions::bounded(SessionStateDefaults::default_scalar_functions());
     let mut planners = SessionStateDefaults::default_expr_planners();

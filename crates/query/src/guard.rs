@@ -203,9 +203,11 @@ fn may_deepen(token: &Token, before: &Token) -> bool {
         Token::Word(word) => word.quote_style.is_none() && DEEPENING.contains(&word.keyword),
         Token::Minus | Token::Plus => !matches!(before, Token::Comma | Token::LParen),
         Token::Comma | Token::Period | Token::LParen | Token::RParen | Token::SemiColon | Token::EOF => false,
-        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Placeholder(_) => {
-            false
-        }
+        Token::Number(..)
+        | Token::SingleQuotedString(_)
+        | Token::DoubleQuotedString(_)
+        | Token::HexStringLiteral(_)
+        | Token::Placeholder(_) => false,
         _ => true,
     }
 }

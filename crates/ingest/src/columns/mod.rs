@@ -221,7 +221,7 @@ impl Shaped<'static> {
     ) {
         let Some(group) = self.groups.get_mut(group) else { return };
         let count = rows.num_rows() as u64;
-        let row_bytes = if count == 0 { 0 } else { bytes_of(rows) as u64 / count };
+        let row_bytes = (bytes_of(rows) as u64).checked_div(count).unwrap_or(0);
         let one = Tally { received: count, accepted: count, bytes: row_bytes * count, ..Tally::default() };
         group.tally.add(&one);
         self.total.add(&one);

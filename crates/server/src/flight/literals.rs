@@ -37,7 +37,7 @@ pub(super) fn bound(sql: &str, values: &[RecordBatch]) -> Result<Vec<String>, Qu
 }
 
 fn literal(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
-    if column.is_null(row) {
+    if column.logical_nulls().is_some_and(|nulls| nulls.is_null(row)) {
         return Ok("NULL".to_owned());
     }
     let column = &column.slice(row, 1);

@@ -4,6 +4,7 @@
 //! HTTP. Promises: a batch is acknowledged when it is durable; a statement runs when its rows are fetched, once; what a
 //! client keeps here (prepared statements) is bounded. Refuses: transactions, Substrait.
 
+mod answers;
 mod literals;
 mod prepared;
 mod put;

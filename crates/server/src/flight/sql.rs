@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow_flight::encode::FlightDataEncoderBuilder;
-use arrow_flight::error::FlightError;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::flight_service_server::FlightService;
-use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
@@ -20,15 +17,15 @@ use arrow_flight::{
     Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
     Ticket,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use lakegate_model::TableName;
-use lakegate_query::QueryResult;
 use lakegate_query::statement::{self, Statement};
 use prost::Message;
 use std::pin::Pin;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::{DoGet, Fetch, count_of, get, get_one, sql_info, table_types_schema};
 use super::put::{Lane, gather};
 use super::{Flight, Out, asker_of, literals, status_of};
 use crate::http::rows_of;
@@ -39,7 +36,6 @@ const CATALOG: &str = "iceberg";
 /// The most bytes of a prepared statement's parameters.
 const PARAMETER_BYTES_MAX: usize = 8 << 20;
 
-type DoGet = <Flight as FlightService>::DoGetStream;
 type DoPut = <Flight as FlightService>::DoPutStream;
 
 fn failed(error: impl Into<StatementError>) -> Status {
@@ -56,6 +52,26 @@ impl Flight {
         self.statements.run(asker, run).await.map_err(|error| status_of(&error))
     }
 
+    /// What a client is to fetch. What writes is done now: clients fetch its answer late, or never.
+    async fn prepare(
+        &self,
+        asker: &Asker,
+        statements: Vec<String>,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let last = statements.last().cloned().unwrap_or_default();
+        let is_read = matches!(statement::read(&last).map_err(failed)?, Statement::Read | Statement::Show(_));
+        let (ticket, schema) = if is_read {
+            (Fetch::Sql(last.clone()), self.schema(asker, &last).await?)
+        } else {
+            let fetch = Fetch::of(&self.run_all(asker, statements).await?);
+            let schema = rows_of(fetch.clone().into_done(), "").map_err(|error| Status::internal(error.to_string()))?;
+            (fetch, Some(schema.schema))
+        };
+        let handle = serde_json::to_vec(&ticket).map_err(|error| Status::internal(error.to_string()))?;
+        Self::info(request, &TicketStatementQuery { statement_handle: handle.into() }, schema)
+    }
+
     /// The columns that a statement will give; none where that is told only by running it.
     async fn schema(&self, asker: &Asker, sql: &str) -> Result<Option<SchemaRef>, Status> {
         match statement::read(sql).map_err(failed)? {
@@ -63,11 +79,6 @@ impl Flight {
                 Done::Rows(result) => Ok(Some(result.schema)),
                 _ => Ok(None),
             },
-            Statement::Insert(_) => {
-                let result =
-                    rows_of(Done::Inserted(Inserted::default()), "").map_err(|e| Status::internal(e.to_string()))?;
-                Ok(Some(result.schema))
-            }
             _ => Ok(None),
         }
     }
@@ -121,38 +132,6 @@ impl Flight {
     }
 }
 
-fn get(result: QueryResult) -> Response<DoGet> {
-    let QueryResult { schema, stream, .. } = result;
-    let rows = stream.map_err(|error| FlightError::Tonic(Box::new(failed(error))));
-    let data = FlightDataEncoderBuilder::new().with_schema(schema).build(rows).map_err(Status::from);
-    Response::new(Box::pin(data))
-}
-
-fn get_one(batch: arrow::array::RecordBatch) -> Response<DoGet> {
-    get(QueryResult::of(batch.schema(), vec![batch], String::new()))
-}
-
-fn count_of(done: &Done) -> i64 {
-    match done {
-        Done::Inserted(stored) | Done::Changed(Changed::Made(stored)) => i64::try_from(stored.rows).unwrap_or(i64::MAX),
-        Done::Changed(_) => 0,
-        Done::Rows(_) => -1,
-    }
-}
-
-fn sql_info() -> Result<SqlInfoData, Status> {
-    let mut builder = SqlInfoDataBuilder::new();
-    builder.append(SqlInfo::FlightSqlServerName, "Lakegate");
-    builder.append(SqlInfo::FlightSqlServerVersion, crate::cli::VERSION);
-    builder.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
-    builder.append(SqlInfo::FlightSqlServerReadOnly, false);
-    builder.append(SqlInfo::FlightSqlServerSql, true);
-    builder.append(SqlInfo::FlightSqlServerSubstrait, false);
-    builder.append(SqlInfo::FlightSqlServerTransaction, 0_i32);
-    builder.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    builder.build().map_err(|error| Status::internal(error.to_string()))
-}
-
 #[tonic::async_trait]
 impl FlightSqlService for Flight {
     type FlightService = Self;
@@ -183,9 +162,7 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let asker = asker_of(request.extensions())?;
-        let schema = self.schema(&asker, &query.query).await?;
-        let ticket = TicketStatementQuery { statement_handle: query.query.into_bytes().into() };
-        Self::info(request, &ticket, schema)
+        self.prepare(&asker, vec![query.query], request).await
     }
 
     async fn get_flight_info_prepared_statement(
@@ -195,12 +172,7 @@ impl FlightSqlService for Flight {
     ) -> Result<Response<FlightInfo>, Status> {
         let asker = asker_of(request.extensions())?;
         let one = self.prepared.get(owner(&asker).as_deref(), &query.prepared_statement_handle)?;
-        let statements = literals::bound(&one.sql, &one.values).map_err(failed)?;
-        let schema = match statements.first() {
-            Some(sql) => self.schema(&asker, sql).await?,
-            None => None,
-        };
-        Self::info(request, &query, schema)
+        self.prepare(&asker, literals::bound(&one.sql, &one.values).map_err(failed)?, request).await
     }
 
     async fn do_get_statement(
@@ -209,20 +181,14 @@ impl FlightSqlService for Flight {
         request: Request<Ticket>,
     ) -> Result<Response<DoGet>, Status> {
         let asker = asker_of(request.extensions())?;
-        let sql = String::from_utf8(ticket.statement_handle.to_vec());
-        let sql = sql.map_err(|_| Status::invalid_argument("the ticket is none of ours"))?;
-        let done = self.run(&asker, sql, None).await?;
-        Ok(get(rows_of(done, "").map_err(|error| Status::internal(error.to_string()))?))
-    }
-
-    async fn do_get_prepared_statement(
-        &self,
-        query: CommandPreparedStatementQuery,
-        request: Request<Ticket>,
-    ) -> Result<Response<DoGet>, Status> {
-        let asker = asker_of(request.extensions())?;
-        let one = self.prepared.get(owner(&asker).as_deref(), &query.prepared_statement_handle)?;
-        let done = self.run_all(&asker, literals::bound(&one.sql, &one.values).map_err(failed)?).await?;
+        let fetch = serde_json::from_slice(&ticket.statement_handle);
+        let done = match fetch.map_err(|_| Status::invalid_argument("the ticket is none of ours"))? {
+            Fetch::Sql(sql) => match statement::read(&sql).map_err(failed)? {
+                Statement::Read | Statement::Show(_) => self.run(&asker, sql, None).await?,
+                _ => return Err(Status::invalid_argument("a ticket fetches rows; it changes nothing")),
+            },
+            done => done.into_done(),
+        };
         Ok(get(rows_of(done, "").map_err(|error| Status::internal(error.to_string()))?))
     }
 
@@ -471,8 +437,4 @@ impl Flight {
             Err(error) => Err(Status::invalid_argument(error)),
         }
     }
-}
-
-fn table_types_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("table_type", DataType::Utf8, false)]))
 }

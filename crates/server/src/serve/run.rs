@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use lakegate_access::Tls;
 use lakegate_ingest::Gate;
 use lakegate_log::{Log, LogHealth};
+use lakegate_query::QueryEngine;
+use lakegate_sources::files::Imports;
 use lakegate_sources::grpc::{GrpcLimits, GrpcOptions};
 use lakegate_sources::rest::{Rest, RestLimits};
 use lakegate_sources::websocket::{Bus, SocketLimits, Sockets};
@@ -103,14 +105,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     let imports = imports::open(&config, &gate, &access, clock.clone(), imports::Also::default())?;
     let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
     let consumers = consumers::open(&config, &gate, clock.clone())?;
-    let statements = Statements::open(
-        engine.clone(),
-        gate.clone(),
-        imports.clone(),
-        &config.data_dir(),
-        usize::try_from(config.settings.ingestion.batch_size_max).unwrap_or(usize::MAX),
-    )
-    .map_err(|e| ServeError::Query(e.to_string()))?;
+    let statements = statements(&config, &engine, &gate, &imports)?;
     let app = Arc::new(App {
         statements,
         trino: TrinoStatements::default(),
@@ -228,6 +223,13 @@ impl Parts {
             how = &mut self.upkeep => ended("upkeep", &how),
         }
     }
+}
+
+/// What runs statements.
+fn statements(config: &Config, engine: &QueryEngine, gate: &Gate, imports: &Imports) -> Result<Statements, ServeError> {
+    let rows = usize::try_from(config.settings.ingestion.batch_size_max).unwrap_or(usize::MAX);
+    Statements::open(engine.clone(), gate.clone(), imports.clone(), &config.data_dir(), rows)
+        .map_err(|e| ServeError::Query(e.to_string()))
 }
 
 /// The ways in over HTTP.

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::StreamExt;
+use lakegate_access::Action;
 use lakegate_model::{LogId, TableName};
 use lakegate_places::PlaceError;
 use lakegate_query::{BesideName, LakeView, QueryError, RowStream, TablesBeside, ViewScan};
@@ -22,13 +23,16 @@ const WAITING_PIECES: usize = 1;
 impl Statements {
     pub(super) fn beside(&self, asker: &Asker) -> Arc<dyn TablesBeside> {
         let tenant = asker.scope.as_ref().map(|tenant| tenant.as_str().to_owned());
-        Arc::new(Files { inner: self.inner.clone(), tenant })
+        let may_import = lakegate_access::check_some(asker.principal.as_deref(), Action::Write).is_ok();
+        Arc::new(Files { inner: self.inner.clone(), tenant, may_import })
     }
 }
 
 struct Files {
     inner: Arc<Inner>,
     tenant: Option<String>,
+    /// Files are read by who may import them.
+    may_import: bool,
 }
 
 impl fmt::Debug for Files {
@@ -45,6 +49,10 @@ impl TablesBeside for Files {
 
     async fn view(&self, name: BesideName<'_>) -> Result<Option<Arc<dyn LakeView>>, QueryError> {
         let (location, options) = match name {
+            BesideName::Place(_) if !self.may_import => {
+                let why = "reading files takes the permission to write to some stream, as importing them does";
+                return Err(QueryError::NotAllowed(why.to_owned()));
+            }
             BesideName::Place(place) => (place.to_owned(), FileOptions::default()),
             BesideName::Table(table) => match self.inner.external.get(table) {
                 Some(external) => (external.location.clone(), external.options()),

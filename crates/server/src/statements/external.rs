@@ -88,7 +88,7 @@ impl ExternalTables {
             None => changed.remove(&table.to_string()),
         };
         let json = serde_json::to_vec_pretty(&changed)?;
-        RealDisk::default().write_atomic(&self.path, &json)?;
+        RealDisk.write_atomic(&self.path, &json)?;
         *known = changed;
         Ok(())
     }

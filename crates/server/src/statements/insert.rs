@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
@@ -10,7 +11,7 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use lakegate_access::Action;
-use lakegate_ingest::{ArrowRows, Source, Submission, Wire};
+use lakegate_ingest::{ArrowRows, Source, Submission, SubmitError, Wire};
 use lakegate_model::{Column, ColumnSource, Contract, Field, StreamKey, TableName, TenantId};
 use lakegate_query::QueryResult;
 use lakegate_query::statement::Insert;
@@ -19,6 +20,8 @@ use super::{Asker, Inserted, Run, StatementError, Statements};
 
 /// A part's most bytes: far below what a frame of the log may have.
 const PART_BYTES: usize = 16 << 20;
+/// How often a later part is brought again where there is no room for it yet.
+const ROOM_TRIES: u32 = 60;
 
 /// Where rows go.
 pub(super) struct Target {
@@ -40,23 +43,22 @@ impl Statements {
 
     /// The stream of a table, which the asker may write to.
     pub(super) async fn target(&self, asker: &Asker, table: &TableName) -> Result<Target, StatementError> {
-        let mut tenant = asker.tenant()?;
-        let gate = &self.inner.gate;
-        let leads_there = gate.leads_to(&tenant, table);
-        match &asker.principal {
-            // Whether it may write there, the gate decides by the stream's name.
-            Some(_) if leads_there => {}
-            Some(_) => asker.check(Action::Write, table)?,
-            // While nobody is known, a namespace is the tenant of its name.
-            None if !leads_there => {
-                if let Ok(named) = TenantId::new(&table.namespace) {
-                    tenant = named;
-                }
-            }
-            None => {}
+        let tenant = self.tenant_of(asker, table)?;
+        // Whether it may write to a stream of its own, the gate decides by the stream's name.
+        if !self.inner.gate.leads_to(&tenant, table) {
+            asker.check(Action::Write, table)?;
         }
-        let (key, contract) = gate.stream_of_table(&tenant, table).await?;
+        let (key, contract) = self.inner.gate.stream_of_table(&tenant, table).await?;
         Ok(Target { key, contract })
+    }
+
+    /// Whose the stream of a table is. While nobody is known, a namespace is the tenant of its name.
+    pub(super) fn tenant_of(&self, asker: &Asker, table: &TableName) -> Result<TenantId, StatementError> {
+        let tenant = asker.tenant()?;
+        if asker.principal.is_some() || self.inner.gate.leads_to(&tenant, table) {
+            return Ok(tenant);
+        }
+        Ok(TenantId::new(&table.namespace).unwrap_or(tenant))
     }
 
     /// Stores all rows of a result, under these names.
@@ -115,8 +117,17 @@ impl Statements {
             client: asker.client.clone(),
             in_order: false,
         };
-        let outcome = self.inner.gate.submit(submission).await;
-        let outcome = outcome.map_err(|error| StatementError::from(error).after(done.rows))?;
+        let mut patience = ROOM_TRIES;
+        let outcome = loop {
+            match self.inner.gate.submit(submission.clone()).await {
+                // Rows of earlier parts are on their way into the lake.
+                Err(SubmitError::OutOfRoom { retry_after_ms, .. }) if patience > 0 && done.rows > 0 => {
+                    patience -= 1;
+                    tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+                }
+                outcome => break outcome.map_err(|error| StatementError::from(error).after(done.rows))?,
+            }
+        };
         done.rows += outcome.accepted;
         done.duplicates += outcome.duplicates;
         done.position = outcome.position;

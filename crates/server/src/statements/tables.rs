@@ -112,7 +112,7 @@ impl Statements {
             gone.await.map_err(|error| StatementError::internal(&error))??;
             return Ok(Changed::Done("DROP TABLE"));
         }
-        match self.inner.gate.drop_table(&asker.tenant()?, table).await {
+        match self.inner.gate.drop_table(&self.tenant_of(asker, table)?, table).await {
             Err(TableError::Unknown(_)) if if_exists => Ok(Changed::Done("DROP TABLE")),
             dropped => dropped.map(|()| Changed::Done("DROP TABLE")).map_err(StatementError::from),
         }

@@ -9,6 +9,7 @@ mod page;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -35,6 +36,8 @@ use crate::statements::{Asker, Changed, Done, Run, StatementError};
 const TRINO_VERSION: &str = "476-lakegate";
 /// The most statements that are open at once.
 const OPEN_MAX: usize = 256;
+/// The most of these that are over and kept, in case their last answer was lost.
+const OVER_MAX: usize = 32;
 /// A statement that nobody asked after for so long is ended.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How long an answer waits for a page.
@@ -51,6 +54,7 @@ struct Open {
     owner: Option<String>,
     progress: tokio::sync::Mutex<Progress>,
     asked: Mutex<Instant>,
+    is_over: AtomicBool,
     began: Instant,
     /// `http://host:port`, as the client knows the server.
     base: String,
@@ -146,6 +150,7 @@ async fn begin(
         owner: owner_of(&caller),
         progress: tokio::sync::Mutex::new(Progress { next: 0, last: None, state: Running::Started(task) }),
         asked: Mutex::new(Instant::now()),
+        is_over: AtomicBool::new(false),
         began: Instant::now(),
         base: base_of(&app, &headers),
     });
@@ -159,12 +164,7 @@ async fn go_on(
     Path((id, token)): Path<(Uuid, u64)>,
 ) -> Result<Response, Problem> {
     let open = app.trino.find(id, &caller)?;
-    let answer = open.page(token).await?;
-    if open.is_over().await {
-        // The last page is kept a little, in case its answer is lost.
-        app.trino.sweep();
-    }
-    Ok(answer.into_response())
+    Ok(open.page(token).await?.into_response())
 }
 
 async fn end(
@@ -247,9 +247,15 @@ impl TrinoStatements {
         }
     }
 
-    /// Ends what nobody asks after.
+    /// Ends what nobody asks after, and forgets what was over longest ago.
     fn sweep(&self) {
-        self.0.lock().retain(|_, open| open.asked.lock().elapsed() < IDLE_MAX);
+        let mut all = self.0.lock();
+        all.retain(|_, open| open.asked.lock().elapsed() < IDLE_MAX);
+        let mut over: Vec<_> = all.values().filter(|open| open.is_over.load(Ordering::Relaxed)).cloned().collect();
+        over.sort_by_key(|open| std::cmp::Reverse(*open.asked.lock()));
+        for open in over.iter().skip(OVER_MAX) {
+            all.remove(&open.id);
+        }
     }
 }
 
@@ -276,10 +282,6 @@ impl Open {
             members.insert("partialCancelUri".to_owned(), Value::Null);
         }
         body
-    }
-
-    async fn is_over(&self) -> bool {
-        matches!(self.progress.lock().await.state, Running::Ended)
     }
 
     async fn page(&self, token: u64) -> Result<Answer, Problem> {
@@ -323,6 +325,7 @@ impl Open {
         }
         if taken.is_last {
             progress.state = Running::Ended;
+            self.is_over.store(true, Ordering::Relaxed);
         }
         let page = answer(Vec::new(), &body);
         progress.last = Some((token, page.clone()));
@@ -337,6 +340,7 @@ impl Open {
             members.extend(told.members);
         }
         progress.state = Running::Ended;
+        self.is_over.store(true, Ordering::Relaxed);
         progress.next = token + 1;
         let page = answer(told.headers, &body);
         progress.last = Some((token, page.clone()));
