@@ -361,7 +361,7 @@ fn huge_statement(path: &Path) {
     for n in 1..10_000_000_u64 {
         write!(out, ",({n},'a text of some length, number {:x}')", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).unwrap();
     }
-    write!(out, ";\n").unwrap();
+    writeln!(out, ";").unwrap();
 }
 
 fn huge_line(path: &Path, before: &str, after: &str) {
