@@ -3,7 +3,6 @@
 #
 #   services.sh start trino [CATALOG_URI]   Trino with the catalog at CATALOG_URI (default: http://127.0.0.1:3001/iceberg)
 #   services.sh stop trino
-#   services.sh install clickhouse          clickhouse-server from the system's packages; tests start it themselves
 #   services.sh install redis               redis-server from the system's packages; tests start it themselves
 #
 # Everything is kept below $SERVICES_DIR (default: .services in the current folder). A second start changes nothing.
@@ -93,17 +92,9 @@ install_redis() {
   $as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server >&2
 }
 
-install_clickhouse() {
-  [ -x /usr/sbin/clickhouse-server ] || command -v clickhouse-server >/dev/null && return
-  local as_root=""
-  [ "$(id -u)" = 0 ] || as_root=sudo
-  $as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends clickhouse-server >&2
-}
-
 case "${1:-} ${2:-}" in
-  "install clickhouse") install_clickhouse ;;
   "start trino") start_trino "${3:-}" ;;
   "stop trino") stop_trino ;;
   "install redis") install_redis ;;
-  *) sed -n '2,9p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,8p' "$0" >&2; exit 2 ;;
 esac
