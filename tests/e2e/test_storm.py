@@ -15,7 +15,7 @@ import threading
 import time
 
 import requests
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from conftest import ROOT
@@ -90,7 +90,7 @@ class Shop:
                                 break
                             assert answer["eventId"] == some[0]["eventId"]
                             some = some[1:]
-            except (requests.RequestException, ConnectionClosed, OSError, TimeoutError):
+            except (requests.RequestException, WebSocketException, OSError, TimeoutError):
                 pass
             time.sleep(0.05)
 
