@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use lakegate_model::TenantId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::json::{Walk, put_text, text_value};
@@ -18,14 +17,6 @@ use crate::time::put_time;
 /// Confirmations that wait for one subscriber, and their bytes.
 const WAITING_MAX: usize = 1024;
 const WAITING_BYTES_MAX: usize = 256 << 10;
-
-/// Whose events they are where nobody is named; the gate stores them for the same.
-const NOBODY_NAMED: &str = "default";
-
-/// The tenant under which is told of events that were sent for `tenant`.
-pub(crate) fn tenant_told(tenant: Option<&TenantId>) -> &str {
-    tenant.map_or(NOBODY_NAMED, TenantId::as_str)
-}
 
 /// Which events a subscriber wants to hear of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,7 +75,8 @@ impl Told {
 pub(crate) struct Subscriber {
     /// Who it is: its own events are confirmed to it already.
     id: u64,
-    tenant: String,
+    /// None while authentication is off.
+    tenant: Option<String>,
     filter: Filter,
     queue: Mutex<Queue>,
     pub(crate) waker: AtomicWaker,
@@ -142,7 +134,7 @@ impl Bus {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn subscribe(&self, id: u64, tenant: String, filter: Filter) -> Arc<Subscriber> {
+    pub(crate) fn subscribe(&self, id: u64, tenant: Option<String>, filter: Filter) -> Arc<Subscriber> {
         let (queue, waker) = (Mutex::default(), AtomicWaker::new());
         let subscriber = Arc::new(Subscriber { id, tenant, filter, queue, waker });
         let mut subscribers = self.subscribers.write();
@@ -158,10 +150,10 @@ impl Bus {
     }
 
     /// Tells all but `from` of an event of that tenant.
-    pub(crate) fn tell(&self, from: u64, tenant: &str, told: &Told, now_ms: u64) {
+    pub(crate) fn tell(&self, from: u64, tenant: Option<&str>, told: &Told, now_ms: u64) {
         let mut text = None;
         for subscriber in self.subscribers.read().iter() {
-            let meant = subscriber.id != from && subscriber.tenant == tenant;
+            let meant = subscriber.id != from && subscriber.tenant.as_deref() == tenant;
             if meant && told.fits(&subscriber.filter) {
                 let text: &Bytes = text.get_or_insert_with(|| told.text(now_ms));
                 self.dropped.fetch_add(subscriber.put(text.clone()), Ordering::Relaxed);
@@ -189,12 +181,12 @@ mod tests {
         let bus = Bus::default();
         assert!(!bus.is_heard());
         let filter = Filter { event_types: Some(vec!["cart_created".into()]), store_id: Some("s".into()) };
-        let one = bus.subscribe(1, "acme".into(), filter);
-        let all = bus.subscribe(2, "acme".into(), Filter::default());
-        bus.tell(0, "acme", &told("a", "cart_created", "s"), 0);
-        bus.tell(0, "acme", &told("b", "cart_created", "other"), 0);
-        bus.tell(0, "other", &told("c", "cart_created", "s"), 0);
-        bus.tell(2, "acme", &told("d", "item_added", "s"), 0);
+        let one = bus.subscribe(1, Some("acme".into()), filter);
+        let all = bus.subscribe(2, Some("acme".into()), Filter::default());
+        bus.tell(0, Some("acme"), &told("a", "cart_created", "s"), 0);
+        bus.tell(0, Some("acme"), &told("b", "cart_created", "other"), 0);
+        bus.tell(0, Some("other"), &told("c", "cart_created", "s"), 0);
+        bus.tell(2, Some("acme"), &told("d", "item_added", "s"), 0);
         assert_eq!((one.take(9999).1.len(), all.take(9999).1.len()), (1, 2));
         bus.unsubscribe(&one);
         bus.unsubscribe(&all);
@@ -204,9 +196,9 @@ mod tests {
     #[test]
     fn a_slow_reader_loses_the_oldest_and_is_told_how_many() {
         let bus = Bus::default();
-        let slow = bus.subscribe(1, "default".into(), Filter::default());
+        let slow = bus.subscribe(1, None, Filter::default());
         for number in 0..2000 {
-            bus.tell(0, "default", &told(&format!("e{number}"), "item_added", "s"), 0);
+            bus.tell(0, None, &told(&format!("e{number}"), "item_added", "s"), 0);
         }
         let (dropped, left) = slow.take(usize::MAX);
         assert_eq!((dropped + left.len() as u64, bus.dropped()), (2000, dropped));
