@@ -133,7 +133,7 @@ impl<I: Intake> Rest<I> {
     /// Tells the tenant's subscribers of an event that is durable.
     fn tell(&self, tenant: Option<&TenantId>, event: &[u8]) {
         if let Some(told) = Told::of(event) {
-            self.bus.tell(0, tenant_told(tenant), &told, now_ms());
+            self.bus.tell(0, Some(tenant_told(tenant)), &told, now_ms());
         }
     }
 

@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use lakegate_model::TenantId;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -22,14 +21,6 @@ use crate::time::put_time;
 /// Confirmations that wait for one subscriber, and their bytes.
 const WAITING_MAX: usize = 1024;
 const WAITING_BYTES_MAX: usize = 256 << 10;
-
-/// Whose events they are where nobody is named; the gate stores them for the same.
-const NOBODY_NAMED: &str = "default";
-
-/// The tenant under which is told of events that were sent for `tenant`.
-pub(crate) fn tenant_told(tenant: Option<&TenantId>) -> &str {
-    tenant.map_or(NOBODY_NAMED, TenantId::as_str)
-}
 
 /// Which events a subscriber wants to hear of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,7 +79,8 @@ impl Told {
 pub(crate) struct Subscriber {
     /// Who it is: its own events are confirmed to it already.
     id: u64,
-    tenant: String,
+    /// None while authentication is off.
+    tenant: Option<String>,
     filter: Filter,
     queue: Mutex<Queue>,
     pub(crate) waker: AtomicWaker,
@@ -137,7 +129,7 @@ impl Subscriber {
 struct Relayed<T> {
     /// The instance that told.
     from: u64,
-    tenant: String,
+    tenant: Option<String>,
     told: T,
     at_ms: u64,
 }
@@ -175,11 +167,11 @@ impl Bus {
             return;
         };
         if self.relay.get().is_some_and(|relay| relay.instance != from) {
-            self.tell_own(0, &tenant, &told, at_ms);
+            self.tell_own(0, tenant.as_deref(), &told, at_ms);
         }
     }
 
-    pub(crate) fn subscribe(&self, id: u64, tenant: String, filter: Filter) -> Arc<Subscriber> {
+    pub(crate) fn subscribe(&self, id: u64, tenant: Option<String>, filter: Filter) -> Arc<Subscriber> {
         let (queue, waker) = (Mutex::default(), AtomicWaker::new());
         let subscriber = Arc::new(Subscriber { id, tenant, filter, queue, waker });
         let mut subscribers = self.subscribers.write();
@@ -195,20 +187,20 @@ impl Bus {
     }
 
     /// Tells all but `from` of an event of that tenant, and other instances.
-    pub(crate) fn tell(&self, from: u64, tenant: &str, told: &Told, now_ms: u64) {
+    pub(crate) fn tell(&self, from: u64, tenant: Option<&str>, told: &Told, now_ms: u64) {
         self.tell_own(from, tenant, told, now_ms);
         let Some(relay) = self.relay.get() else { return };
-        let message = Relayed { from: relay.instance, tenant: tenant.to_owned(), told, at_ms: now_ms };
+        let message = Relayed { from: relay.instance, tenant: tenant.map(str::to_owned), told, at_ms: now_ms };
         let sent = serde_json::to_vec(&message).ok().map(|text| relay.outgoing.try_send(text.into()));
         if !matches!(sent, Some(Ok(()))) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn tell_own(&self, from: u64, tenant: &str, told: &Told, now_ms: u64) {
+    fn tell_own(&self, from: u64, tenant: Option<&str>, told: &Told, now_ms: u64) {
         let mut text = None;
         for subscriber in self.subscribers.read().iter() {
-            let meant = subscriber.id != from && subscriber.tenant == tenant;
+            let meant = subscriber.id != from && subscriber.tenant.as_deref() == tenant;
             if meant && told.fits(&subscriber.filter) {
                 let text: &Bytes = text.get_or_insert_with(|| told.text(now_ms));
                 self.dropped.fetch_add(subscriber.put(text.clone()), Ordering::Relaxed);
@@ -236,12 +228,12 @@ mod tests {
         let bus = Bus::default();
         assert!(!bus.is_heard());
         let filter = Filter { event_types: Some(vec!["cart_created".into()]), store_id: Some("s".into()) };
-        let one = bus.subscribe(1, "acme".into(), filter);
-        let all = bus.subscribe(2, "acme".into(), Filter::default());
-        bus.tell(0, "acme", &told("a", "cart_created", "s"), 0);
-        bus.tell(0, "acme", &told("b", "cart_created", "other"), 0);
-        bus.tell(0, "other", &told("c", "cart_created", "s"), 0);
-        bus.tell(2, "acme", &told("d", "item_added", "s"), 0);
+        let one = bus.subscribe(1, Some("acme".into()), filter);
+        let all = bus.subscribe(2, Some("acme".into()), Filter::default());
+        bus.tell(0, Some("acme"), &told("a", "cart_created", "s"), 0);
+        bus.tell(0, Some("acme"), &told("b", "cart_created", "other"), 0);
+        bus.tell(0, Some("other"), &told("c", "cart_created", "s"), 0);
+        bus.tell(2, Some("acme"), &told("d", "item_added", "s"), 0);
         assert_eq!((one.take(9999).1.len(), all.take(9999).1.len()), (1, 2));
         bus.unsubscribe(&one);
         bus.unsubscribe(&all);
@@ -254,10 +246,12 @@ mod tests {
         let (sender, mut outgoing) = mpsc::channel(4);
         one.relay_to(1, sender.clone());
         two.relay_to(2, sender);
-        let (here, there) =
-            (one.subscribe(1, "acme".into(), Filter::default()), two.subscribe(1, "acme".into(), Filter::default()));
-        let foreign = two.subscribe(2, "other".into(), Filter::default());
-        one.tell(0, "acme", &told("a", "cart_created", "s"), 0);
+        let (here, there) = (
+            one.subscribe(1, Some("acme".into()), Filter::default()),
+            two.subscribe(1, Some("acme".into()), Filter::default()),
+        );
+        let foreign = two.subscribe(2, Some("other".into()), Filter::default());
+        one.tell(0, Some("acme"), &told("a", "cart_created", "s"), 0);
         let message = outgoing.try_recv().unwrap();
         one.hear(&message);
         two.hear(&message);
@@ -266,7 +260,7 @@ mod tests {
         assert_eq!(heard.each_ref().map(Vec::len), [1, 1, 0]);
         assert_eq!(heard[0], heard[1]);
         for number in 0..9 {
-            one.tell(0, "acme", &told(&format!("e{number}"), "item_added", "s"), 0);
+            one.tell(0, None, &told(&format!("e{number}"), "item_added", "s"), 0);
         }
         assert_eq!(one.dropped(), 5, "the channel has room for four");
     }
@@ -274,9 +268,9 @@ mod tests {
     #[test]
     fn a_slow_reader_loses_the_oldest_and_is_told_how_many() {
         let bus = Bus::default();
-        let slow = bus.subscribe(1, "default".into(), Filter::default());
+        let slow = bus.subscribe(1, None, Filter::default());
         for number in 0..2000 {
-            bus.tell(0, "default", &told(&format!("e{number}"), "item_added", "s"), 0);
+            bus.tell(0, None, &told(&format!("e{number}"), "item_added", "s"), 0);
         }
         let (dropped, left) = slow.take(usize::MAX);
         assert_eq!((dropped + left.len() as u64, bus.dropped()), (2000, dropped));

@@ -35,7 +35,7 @@ use handshake::Agreed;
 use session::Session;
 
 pub use bus::Bus;
-pub(crate) use bus::{Told, tenant_told};
+pub(crate) use bus::Told;
 
 /// Which messages a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +200,14 @@ impl<I: Intake> Sockets<I> {
         self.shared.open.close();
         self.shared.open.wait().await;
     }
+}
+
+/// Whose events they are where nobody is named; the gate stores them for the same.
+const NOBODY_NAMED: &str = "default";
+
+/// The tenant under which is told of events that were sent for `tenant`.
+pub(crate) fn tenant_told(tenant: Option<&TenantId>) -> &str {
+    tenant.map_or(NOBODY_NAMED, TenantId::as_str)
 }
 
 /// Whose the socket's records and confirmations are: as over HTTP what the header says, and, because a page cannot set

@@ -23,12 +23,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::bus::{Filter, Subscriber, Told, tenant_told};
+use super::bus::{Filter, Subscriber, Told};
 use super::frame::{Fault, Kind, put_close, put_frame};
 use super::group::{Counts, Done, Group, Verdict};
 use super::message::{Asked, put_dropped, put_error, put_event, put_plain};
 use super::reader::{Got, Reader};
-use super::{Dialect, Shared};
+use super::{Dialect, Shared, tenant_told};
 use crate::intake::Intake;
 use crate::rest::Caller;
 use crate::time::now_ms;
@@ -276,7 +276,7 @@ impl<I: Intake> Session<I> {
         }
         self.unsubscribe();
         let tenant = tenant_told(self.tenant.as_ref()).to_owned();
-        self.subscriber = Some(self.shared.bus.subscribe(self.id, tenant, filter));
+        self.subscriber = Some(self.shared.bus.subscribe(self.id, Some(tenant), filter));
         self.send(|out| put_plain(out, "subscribed", now_ms()));
     }
 
@@ -358,7 +358,7 @@ impl<I: Intake> Session<I> {
         done.answer_events(now, |put, verdict| {
             put_frame(out, Kind::Text, |out| put(out));
             if let (true, Verdict::Stored(told)) = (heard, verdict) {
-                shared.bus.tell(id, tenant, told, now);
+                shared.bus.tell(id, Some(tenant), told, now);
             }
         });
         self.shared.figures.sent.fetch_add(done.told.len() as u64, Ordering::Relaxed);
