@@ -61,12 +61,14 @@ pub(crate) struct ContractStore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     ready: Mutex<HashMap<u64, Arc<Shaper>>>,
+    /// Files of a folder may need one contract at once: it is written once.
+    writing: Mutex<()>,
 }
 
 impl ContractStore {
     pub(crate) fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, ContractStoreError> {
         disk.create_dir_all(&dir).map_err(|source| ContractStoreError::Write { path: dir.clone(), source })?;
-        Ok(Self { disk, dir, ready: Mutex::default() })
+        Ok(Self { disk, dir, ready: Mutex::default(), writing: Mutex::default() })
     }
 
     fn path(&self, fingerprint: u64) -> PathBuf {
@@ -79,6 +81,7 @@ impl ContractStore {
         if let Some(shaper) = self.ready.lock().get(&fingerprint) {
             return Ok((fingerprint, shaper.clone()));
         }
+        let _writing = self.writing.lock();
         let path = self.path(fingerprint);
         if self.disk.read(&path).is_err() {
             let json = serde_json::to_vec_pretty(contract).unwrap_or_default();

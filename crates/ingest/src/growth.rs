@@ -35,6 +35,8 @@ pub(crate) struct GrowthStore {
     known: Mutex<HashMap<TableName, Growth>>,
     /// Wishes that were not granted: they are not looked at again.
     denied: Mutex<HashMap<TableName, HashSet<Wish>>>,
+    /// One file is written at a time.
+    writing: Mutex<()>,
     /// One table grows at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -49,8 +51,8 @@ enum Wish {
 impl GrowthStore {
     pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, dir: PathBuf) -> Result<Self, ContractStoreError> {
         disk.create_dir_all(&dir).map_err(|source| ContractStoreError::Write { path: dir.clone(), source })?;
-        let (known, denied) = (Mutex::default(), Mutex::default());
-        Ok(Self { disk, clock, dir, known, denied, turn: tokio::sync::Mutex::new(()) })
+        let (known, denied, writing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { disk, clock, dir, known, denied, writing, turn: tokio::sync::Mutex::new(()) })
     }
 
     fn path(&self, table: &TableName) -> PathBuf {
@@ -85,6 +87,7 @@ impl GrowthStore {
 
     /// Notes a version that the configuration made, for people. It is only told when it cannot be kept.
     pub(crate) fn note_version(&self, table: &TableName, stream: &StreamKey, fingerprint: u64, changes: Vec<String>) {
+        let _writing = self.writing.lock();
         let Ok(mut growth) = self.of(table) else { return };
         if !self.add_version(&mut growth, stream, fingerprint, changes) {
             return;
