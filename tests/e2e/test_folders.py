@@ -3,7 +3,6 @@
 import concurrent.futures
 import json
 
-import pytest
 import requests
 
 from test_files import drop, imported, post, reader, until  # noqa: F401
@@ -26,7 +25,6 @@ def ended(server, job):
     return view()
 
 
-@pytest.mark.skip(reason="the commits of keyed tables by event type come to a halt after eight files of each table")
 def test_a_tree_of_a_thousand_files_has_its_event_types_from_the_folders(reader, drop):
     server = reader()
     kinds = ["Login", "Game Opened", "API Error", "Fund Transfer"]

@@ -122,10 +122,16 @@ fn transform_of(transform: Transform) -> IcebergTransform {
     }
 }
 
-/// A partition field's name, as other engines name them: `event_time_day`, `tenant_id`.
+/// A partition field's name, as other engines name them: `event_time_day`, `tenant_id`. Manifests are Avro, which takes
+/// letters, digits and `_` alone: `_timestamp_day` of `@timestamp`.
 fn partition_name(column: &str, transform: Transform) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
+    let mut column: String = column.chars().map(plain).collect();
+    if column.starts_with(|c: char| c.is_ascii_digit()) {
+        column.insert(0, '_');
+    }
     match transform {
-        Transform::Identity => column.to_owned(),
+        Transform::Identity => column,
         Transform::Year => format!("{column}_year"),
         Transform::Month => format!("{column}_month"),
         Transform::Day => format!("{column}_day"),

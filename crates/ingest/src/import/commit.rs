@@ -110,7 +110,8 @@ impl Import {
                     self.summary.snapshot_id = Some(outcome.snapshot_id);
                     return Ok(());
                 }
-                Err(CommitError::Unavailable { .. }) if attempt < ATTEMPTS => {
+                Err(error @ CommitError::Unavailable { .. }) if attempt < ATTEMPTS => {
+                    tracing::warn!(table = %self.table.name(), %error, attempt, "the commit of a file is tried again");
                     tokio::time::sleep(BETWEEN).await;
                     continue;
                 }

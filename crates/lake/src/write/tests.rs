@@ -207,6 +207,26 @@ async fn all_transforms_and_a_descending_text_order_partition_and_sort() {
 }
 
 #[tokio::test]
+async fn a_partition_by_a_column_that_avro_cannot_name_is_read_back_and_its_manifests_are_merged() {
+    let bench = Bench::new();
+    let mut contract = every_type();
+    let (column, place) = ("@day 1".to_owned(), 0);
+    contract.columns[place].name.clone_from(&column);
+    contract.columns[place].column_type = ColumnType::Long;
+    contract.partitions = vec![PartitionField { column: column.clone(), transform: Transform::Identity }];
+    let table = table_of(&bench, "odd", &contract).await;
+    for n in 0..40 {
+        let only = RecordBatch::try_from_iter([(column.as_str(), Arc::new(Int64Array::from(vec![n])) as ArrayRef)]);
+        let files = table.write(vec![only.unwrap()]).await.unwrap();
+        let n = n.cast_unsigned();
+        table.commit(commit_of(files, n, n + 1)).await.unwrap();
+    }
+    let rival = bench.rival(9, 9).find_table(&TableName::new("acme", "odd").unwrap()).await.unwrap().unwrap();
+    let rows: usize = read(&rival.view(), ScanRequest::default()).await.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(rows, 40);
+}
+
+#[tokio::test]
 async fn rows_that_lie_in_order_are_written_as_they_lie_in_files_of_the_target_size() {
     let bench = Bench::new();
     let table = bench.table().await;

@@ -319,10 +319,16 @@ fn sql() -> Vec<Operation> {
     let rows = [(200, texts("Rows, by Accept", &kinds))];
     let problems = [400, 404, 406, 409, 413, 415, 422, 504];
     let gone = [(204, json!({ "description": "Ended" }))];
+    let page = [(200, answer("The first page, and where the next is", &object(&["id", "stats"])))];
+    let text = json!({ "text/plain": { "schema": { "type": "string" }, "example": "SELECT 1" } });
     vec![
         with_body(operation("/api/sql", "post", "Runs a query", &rows, &problems), body),
         operation("/api/sql", "get", "The queries that run", &[(200, answer("Queries", &object(&["queries"])))], &[]),
         operation("/api/sql/{id}", "delete", "Ends a query", &gone, &[400, 404]),
+        with_body(
+            operation("/v1/statement", "post", "Runs a statement by Trino's client protocol", &page, &[400]),
+            text,
+        ),
     ]
 }
 
