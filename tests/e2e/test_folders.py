@@ -14,7 +14,7 @@ def write_tree(folder, kinds, files):
         (folder / kind).mkdir()
     for n in range(files):
         kind = kinds[n % len(kinds)]
-        lines = [json.dumps({"n": 2 * n + i, "memberCode": f"m{n}", "@timestamp": "2025-06-12T23:59:58.997Z"}) + "\n" for i in (0, 1)]
+        lines = [json.dumps({"n": 2 * n + i, "memberCode": f"m{2 * n + i}", "@timestamp": "2025-06-12T23:59:58.997Z"}) + "\n" for i in (0, 1)]
         (folder / kind / f"{n:05}.jsonl").write_text("".join(lines))
 
 

@@ -48,7 +48,7 @@ def test_what_is_documented_is_what_the_server_answers(server, document):
 
 def test_every_documented_path_is_there_and_says_what_it_takes(server, document):
     for path, operations in document["paths"].items():
-        answer = requests.request("PATCH", server.http + path.format(stream="s", id="i"), timeout=10)
+        answer = requests.request("PATCH", server.http + path.format(stream="s", id="i", namespace="n", table="t"), timeout=10)
         assert answer.status_code == 405, f"{path}: {answer.status_code} {answer.text}"
         allowed = {method.strip().lower() for method in answer.headers["allow"].split(",")}
         assert set(operations) <= allowed, f"{path} takes {allowed}"
@@ -68,7 +68,7 @@ def test_s04_what_is_documented_holds_with_credentials_of_every_reach(make_serve
         check(server, "--header", f"x-api-key: {key}")
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            answer = requests.request(method, server.http + path.format(stream="s", id="i"), timeout=10)
+            answer = requests.request(method, server.http + path.format(stream="s", id="i", namespace="n", table="t"), timeout=10)
             if path in ("/health", "/livez", "/readyz"):
                 assert answer.status_code == 200, path
                 continue
