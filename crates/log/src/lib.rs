@@ -32,6 +32,7 @@ pub mod inspect;
 mod log;
 mod open;
 mod options;
+mod pace;
 mod prepare;
 mod queue;
 mod reader;

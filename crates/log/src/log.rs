@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lakegate_env::{Clock, Disk, Random, set_realtime};
@@ -14,6 +13,7 @@ use tokio::sync::watch;
 use crate::error::{AppendError, LogError, OpenError, ReadError, TrimError};
 use crate::open::{OpenedLog, open_log};
 use crate::options::{Driver, LogMode, LogOptions};
+use crate::pace::Pace;
 use crate::prepare::{PREPARE_RETRY, prepare_next, run_preparer};
 use crate::queue::Payload;
 use crate::reader::Reader;
@@ -22,10 +22,6 @@ use crate::status::{LogHealth, LogStatus};
 use crate::ticket::Ticket;
 use crate::trim::{TrimOutcome, trim_log};
 use crate::writer::{Step, Writer};
-
-/// How long the writer looks for the next group before it sleeps. A caller that was just answered often comes back
-/// within it, and waking a sleeping thread costs more than this; a longer look would hog a core in the real-time class.
-const SPIN: Duration = Duration::from_micros(40);
 
 /// A write-ahead log. Clones are the same log; it is closed when the last one goes.
 #[derive(Clone)]
@@ -371,9 +367,10 @@ fn run_writer(shared: &Shared, writer: &mut Writer) {
     let _ = shared.scheduling.set(class);
     tracing::debug!(log = %shared.id, class = class.as_str(), "the log's thread runs");
     shared.writer_bell.belongs_to_this_thread();
+    let mut pace = Pace::default();
     loop {
         match writer.write_next() {
-            Ok(Step::Wrote) => spin(shared),
+            Ok(Step::Wrote) => pace.next_group(shared),
             Ok(Step::Idle) => {
                 shared.writer_bell.announce_sleep();
                 let (idle, closing) = {
@@ -396,12 +393,4 @@ fn run_writer(shared: &Shared, writer: &mut Writer) {
         }
     }
     writer.finish();
-}
-
-/// Looks for the next group for a short while.
-fn spin(shared: &Shared) {
-    let until = Instant::now() + SPIN;
-    while !shared.writer_bell.queued.load(Ordering::Relaxed) && Instant::now() < until {
-        std::hint::spin_loop();
-    }
 }

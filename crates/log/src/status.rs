@@ -63,12 +63,15 @@ pub(crate) struct Counters {
     pub(crate) last_sync_us: AtomicU64,
     pub(crate) groups: AtomicU64,
     pub(crate) frames: AtomicU64,
+    /// Bytes of the newest group.
+    pub(crate) last_bytes: AtomicU64,
 }
 
 impl Counters {
     /// Counts a synced group.
-    pub(crate) fn count_group(&self, frames: u64, sync_us: u64) {
+    pub(crate) fn count_group(&self, frames: u64, bytes: u64, sync_us: u64) {
         self.last_sync_us.store(sync_us, Ordering::Relaxed);
+        self.last_bytes.store(bytes, Ordering::Relaxed);
         self.groups.fetch_add(1, Ordering::Relaxed);
         self.frames.fetch_add(frames, Ordering::Relaxed);
     }

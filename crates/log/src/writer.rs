@@ -220,7 +220,7 @@ impl Writer {
     }
 
     fn measure(&self, frames: usize, bytes: u64, sync_us: u64) {
-        self.shared.counters.count_group(frames as u64, sync_us);
+        self.shared.counters.count_group(frames as u64, bytes, sync_us);
         self.sync_seconds.record(std::time::Duration::from_micros(sync_us));
         #[allow(clippy::cast_precision_loss, reason = "a measurement")]
         {

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 
 use super::{DirLock, Disk, DiskFile, parent};
 
@@ -15,6 +15,9 @@ const MAX_SLICES: usize = 1024;
 /// Zeros are written in pieces of this size, each synced before the next: a log that syncs beside it then never waits
 /// behind more than one piece.
 const ZERO_PIECE_BYTES: u64 = 1024 * 1024;
+
+/// What writes past the page cache are aligned to.
+const DIRECT_ALIGN: usize = 4096;
 
 /// The name of the file in a folder that its lock is taken on.
 const LOCK_NAME: &str = "LOCK";
@@ -108,6 +111,28 @@ impl Disk for RealDisk {
     }
 }
 
+/// Writes of a file go past the page cache as long as this lives: zeros that nobody reads need not take memory, nor a
+/// core to copy them.
+struct PastTheCache<'f> {
+    file: &'f File,
+    flags: OFlags,
+}
+
+impl<'f> PastTheCache<'f> {
+    fn begin(file: &'f File) -> Option<Self> {
+        let flags = rustix::fs::fcntl_getfl(file).ok()?;
+        rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).ok()?;
+        Some(Self { file, flags })
+    }
+}
+
+impl Drop for PastTheCache<'_> {
+    fn drop(&mut self) {
+        // It was taken with the same flags before.
+        let _ = rustix::fs::fcntl_setfl(self.file, self.flags);
+    }
+}
+
 impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
@@ -159,13 +184,24 @@ impl DiskFile for RealFile {
                 return Err(error.into());
             }
         }
-        let zeros = vec![0_u8; usize::try_from(ZERO_PIECE_BYTES.min(length - at)).unwrap_or(0)];
+        let piece = usize::try_from(ZERO_PIECE_BYTES.min(length - at)).unwrap_or(0);
+        let zeros = vec![0_u8; piece + DIRECT_ALIGN];
+        let aligned = zeros.as_ptr().align_offset(DIRECT_ALIGN).min(DIRECT_ALIGN);
+        let zeros = zeros.get(aligned..aligned + piece).unwrap_or_default();
+        let mut past_the_cache = PastTheCache::begin(&self.0);
         while at < length {
             let count = usize::try_from(length - at).unwrap_or(usize::MAX).min(zeros.len());
-            self.0.write_all_at(zeros.get(..count).unwrap_or_default(), at)?;
+            match self.0.write_all_at(zeros.get(..count).unwrap_or_default(), at) {
+                // Not for this place or this file system.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && past_the_cache.take().is_some() => {
+                    continue;
+                }
+                other => other?,
+            }
             self.0.sync_data()?;
             at += count as u64;
         }
+        drop(past_the_cache);
         self.0.sync_all()
     }
 
