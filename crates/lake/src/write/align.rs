@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, MapArray, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::datatypes::{DataType, Field, SchemaRef as ArrowSchemaRef};
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::Schema;
 
@@ -68,30 +68,37 @@ fn retype_map(map: &MapArray, entries: &Arc<Field>, ordered: bool) -> Result<Arr
         .map_err(|e| e.to_string())
 }
 
-/// Many small batches as fewer larger ones: each batch costs the encoder something per column.
-pub(crate) fn coalesce(batches: &[RecordBatch], schema: &Arc<ArrowSchema>) -> Result<Vec<RecordBatch>, LakeError> {
+/// Small batches that follow one another as fewer larger ones: each batch costs the encoder something per column.
+pub(crate) fn joined(
+    batches: Vec<RecordBatch>,
+    schema: &ArrowSchemaRef,
+) -> impl Iterator<Item = Result<RecordBatch, LakeError>> {
     const SMALL_ROWS: usize = 2048;
-    const GROUP_ROWS: usize = 16 * 1024;
+    const GROUP_ROWS: usize = 8192;
     const GROUP_BYTES: usize = 64 << 20;
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    if batches.len() <= 1 || rows / batches.len() >= SMALL_ROWS {
-        return Ok(batches.to_vec());
-    }
-    let (mut out, mut group, mut group_rows, mut group_bytes) = (Vec::new(), Vec::new(), 0, 0);
-    for batch in batches {
-        group_rows += batch.num_rows();
-        // A slice's memory is its parent's; counted by rows it would be small again, so that this bounds from above.
-        group_bytes += batch.get_array_memory_size();
-        group.push(batch);
-        if group_rows >= GROUP_ROWS || group_bytes >= GROUP_BYTES {
-            out.push(arrow::compute::concat_batches(schema, group.drain(..)).map_err(LakeError::invalid)?);
-            (group_rows, group_bytes) = (0, 0);
+    let is_small = |batch: &RecordBatch| batch.num_rows() < SMALL_ROWS;
+    let mut left = batches.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = left.next()?;
+        if !is_small(&first) {
+            return Some(Ok(first));
         }
-    }
-    if !group.is_empty() {
-        out.push(arrow::compute::concat_batches(schema, group).map_err(LakeError::invalid)?);
-    }
-    Ok(out)
+        // A slice's memory is its parent's; counted by rows it would be small again, so that this bounds from above.
+        let (mut rows, mut bytes) = (first.num_rows(), first.get_array_memory_size());
+        let mut group = vec![first];
+        while rows < GROUP_ROWS
+            && bytes < GROUP_BYTES
+            && let Some(next) = left.next_if(is_small)
+        {
+            rows += next.num_rows();
+            bytes += next.get_array_memory_size();
+            group.push(next);
+        }
+        match group.as_slice() {
+            [one] => Some(Ok(one.clone())),
+            many => Some(concat_batches(schema, many).map_err(LakeError::invalid)),
+        }
+    })
 }
 
 /// A batch that was read, under exactly the wanted schema, columns by name.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{SortOptions, concat, interleave_record_batch};
-use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef as ArrowSchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::row::{RowConverter, Rows, SortField};
 use iceberg::arrow::arrow_primitive_to_literal;
 use iceberg::spec::{Struct, StructType, Transform};
 use iceberg::transform::create_transform_function;
 
-use super::align::coalesce;
+use super::align::joined;
 use super::{Run, WritePlan};
 use crate::error::LakeError;
 
@@ -37,31 +37,95 @@ struct Partitions {
     values: Vec<Struct>,
 }
 
-/// The rows in partitions and order. `batches` is not empty.
-pub(crate) fn arrange(plan: &WritePlan, batches: &[RecordBatch]) -> Result<Vec<Result<Run, LakeError>>, LakeError> {
-    let batches = coalesce(batches, &plan.arrow)?;
-    let partitions = partition(plan, &batches)?;
+/// Rows in partitions and order. Nothing is moved before it is asked for, so that what is gathered takes no more memory
+/// than one batch.
+pub(crate) struct Arrangement<'a> {
+    schema: &'a ArrowSchemaRef,
+    batches: &'a [RecordBatch],
+    /// Which row each batch begins with.
+    starts: Vec<usize>,
+    /// None where the rows lie in order.
+    order: Option<Vec<u32>>,
+    partitions: Vec<(Struct, Range<usize>)>,
+}
+
+/// Finds the order of the rows. `batches` is not empty.
+pub(crate) fn arrange<'a>(plan: &'a WritePlan, batches: &'a [RecordBatch]) -> Result<Arrangement<'a>, LakeError> {
+    let partitions = partition(plan, batches)?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let order = permutation(plan, &batches, &partitions.numbers, rows)?;
-    let starts: Vec<usize> = batches
-        .iter()
-        .scan(0, |next, batch| {
-            let start = *next;
-            *next += batch.num_rows();
-            Some(start)
+    let order = permutation(plan, batches, &partitions.numbers, rows)?;
+    let begin = |next: &mut usize, batch: &RecordBatch| {
+        let start = *next;
+        *next += batch.num_rows();
+        Some(start)
+    };
+    let starts = batches.iter().scan(0, begin).collect();
+    let partitions = ranges(&partitions, order.as_deref(), rows);
+    Ok(Arrangement { schema: &plan.arrow, batches, starts, order, partitions })
+}
+
+impl Arrangement<'_> {
+    /// The rows of each partition.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+        self.partitions.iter().map(|(partition, range)| Run {
+            partition: partition.clone(),
+            batches: match &self.order {
+                None => Box::new(joined(slice(self.batches, range.clone()), self.schema)),
+                Some(order) => Box::new(self.gathered(order.get(range.clone()).unwrap_or_default())),
+            },
         })
-        .collect();
-    let runs = ranges(&partitions, order.as_deref(), rows);
-    Ok(runs
-        .into_iter()
-        .map(|(partition, range)| {
-            let batches = match &order {
-                None => slice(&batches, range),
-                Some(order) => gather(&batches, &starts, order.get(range).unwrap_or_default())?,
-            };
-            Ok(Run { partition, batches })
+    }
+
+    fn gathered<'o>(&'o self, order: &'o [u32]) -> impl Iterator<Item = Result<RecordBatch, LakeError>> + 'o {
+        let mut sources = Sources::new(self.batches);
+        order.chunks(GATHER_ROWS).map(move |chunk| {
+            let places: Vec<(usize, usize)> = chunk
+                .iter()
+                .map(|at| {
+                    let at = usize::try_from(*at).unwrap_or(usize::MAX);
+                    let batch = self.starts.partition_point(|start| *start <= at).saturating_sub(1);
+                    (sources.place(batch), at - self.starts.get(batch).copied().unwrap_or_default())
+                })
+                .collect();
+            let gathered = interleave_record_batch(&sources.taken, &places).map_err(LakeError::invalid);
+            sources.clear();
+            gathered
         })
-        .collect())
+    }
+}
+
+/// The batches that a gathered one takes from: of many, some.
+struct Sources<'b> {
+    batches: &'b [RecordBatch],
+    taken: Vec<&'b RecordBatch>,
+    numbers: Vec<usize>,
+    /// For each batch its place among those that are taken.
+    places: Vec<usize>,
+}
+
+impl<'b> Sources<'b> {
+    fn new(batches: &'b [RecordBatch]) -> Self {
+        Self { batches, taken: Vec::new(), numbers: Vec::new(), places: vec![usize::MAX; batches.len()] }
+    }
+
+    fn place(&mut self, batch: usize) -> usize {
+        let (Some(place), Some(source)) = (self.places.get_mut(batch), self.batches.get(batch)) else { return 0 };
+        if *place == usize::MAX {
+            *place = self.taken.len();
+            self.taken.push(source);
+            self.numbers.push(batch);
+        }
+        *place
+    }
+
+    fn clear(&mut self) {
+        for number in self.numbers.drain(..) {
+            if let Some(place) = self.places.get_mut(number) {
+                *place = usize::MAX;
+            }
+        }
+        self.taken.clear();
+    }
 }
 
 fn key_column(batches: &[RecordBatch], column: usize) -> Result<ArrayRef, LakeError> {
@@ -269,19 +333,4 @@ fn slice(batches: &[RecordBatch], range: Range<usize>) -> Vec<RecordBatch> {
         start = end;
     }
     out
-}
-
-fn gather(batches: &[RecordBatch], starts: &[usize], order: &[u32]) -> Result<Vec<RecordBatch>, LakeError> {
-    let sources: Vec<&RecordBatch> = batches.iter().collect();
-    let place = |at: &u32| {
-        let at = usize::try_from(*at).unwrap_or(usize::MAX);
-        let batch = starts.partition_point(|start| *start <= at).saturating_sub(1);
-        (batch, at - starts.get(batch).copied().unwrap_or_default())
-    };
-    order
-        .chunks(GATHER_ROWS)
-        .map(|chunk| {
-            interleave_record_batch(&sources, &chunk.iter().map(place).collect::<Vec<_>>()).map_err(LakeError::invalid)
-        })
-        .collect()
 }

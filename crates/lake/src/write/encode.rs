@@ -120,31 +120,29 @@ pub(crate) fn partition_path(spec: &PartitionSpec, schema: &SchemaRef, partition
 }
 
 /// Writes the run's rows to as many files as the target size asks for.
-pub(crate) fn encode_run(plan: &WritePlan, run: &Run, files: &mut Vec<EncodedFile>) -> Result<(), LakeError> {
-    let mut left: &[RecordBatch] = &run.batches;
-    while !left.is_empty() {
+pub(crate) fn encode_run(plan: &WritePlan, run: Run<'_>, files: &mut Vec<EncodedFile>) -> Result<(), LakeError> {
+    let mut left = run.batches.peekable();
+    while left.peek().is_some() {
         let location = plan.location(&run.partition, files.len());
         // A file that was there already is not ours to remove: only what was created here is.
         let sink = plan.warehouse.create(&location)?;
-        let encoded = encode_file(plan, &location, sink, run, left);
+        let encoded = encode_file(plan, &location, sink, &run.partition, &mut left);
         if encoded.is_err() {
             Sink::abandon(&location);
         }
-        let (file, taken) = encoded?;
-        files.push(file);
-        left = left.get(taken..).unwrap_or_default();
+        files.push(encoded?);
     }
     Ok(())
 }
 
-/// Writes one file; gives it and how many of the batches it took.
+/// Writes one file with as many of the batches as it takes.
 fn encode_file(
     plan: &WritePlan,
     location: &str,
     sink: Sink,
-    run: &Run,
-    batches: &[RecordBatch],
-) -> Result<(EncodedFile, usize), LakeError> {
+    partition: &Struct,
+    batches: &mut impl Iterator<Item = Result<RecordBatch, LakeError>>,
+) -> Result<EncodedFile, LakeError> {
     let mut sink = Counted { sink, bytes: 0 };
     let failed = |e: parquet::errors::ParquetError| {
         LakeError::Warehouse(WarehouseError::Store {
@@ -157,11 +155,11 @@ fn encode_file(
         |source| LakeError::Warehouse(WarehouseError::Io { action: "write", location: location.to_owned(), source });
     let mut writer = ArrowWriter::try_new(&mut sink, std::sync::Arc::clone(&plan.arrow), Some(plan.properties.clone()))
         .map_err(failed)?;
-    let (mut taken, mut nans) = (0, HashMap::new());
+    let mut nans = HashMap::new();
     for batch in batches {
-        writer.write(batch).map_err(failed)?;
-        count_nans(plan, batch, &mut nans);
-        taken += 1;
+        let batch = batch?;
+        writer.write(&batch).map_err(failed)?;
+        count_nans(plan, &batch, &mut nans);
         hit_failpoint("lake.write.half").map_err(armed)?;
         let size = writer.bytes_written().saturating_add(writer.in_progress_size());
         if u64::try_from(size).unwrap_or(u64::MAX) >= plan.target_file_bytes {
@@ -172,8 +170,8 @@ fn encode_file(
     hit_failpoint("lake.write.before_sync").map_err(armed)?;
     let Counted { sink, bytes } = sink;
     let finished: Finished = sink.sync()?;
-    let data_file = describe(plan, location, &run.partition, &metadata, bytes, nans)?;
-    Ok((EncodedFile { data_file, finished }, taken))
+    let data_file = describe(plan, location, partition, &metadata, bytes, nans)?;
+    Ok(EncodedFile { data_file, finished })
 }
 
 /// Counts what passes.

@@ -86,9 +86,9 @@ pub(crate) struct EncodedFile {
 }
 
 /// Rows of one partition, in file order.
-pub(crate) struct Run {
+pub(crate) struct Run<'a> {
     pub(crate) partition: Struct,
-    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) batches: Box<dyn Iterator<Item = Result<RecordBatch, LakeError>> + 'a>,
 }
 
 impl WritePlan {
@@ -110,9 +110,8 @@ impl WritePlan {
         if aligned.is_empty() {
             return Ok(());
         }
-        let arrangement = arrange::arrange(self, aligned)?;
-        for run in arrangement {
-            encode::encode_run(self, &run?, files)?;
+        for run in arrange::arrange(self, aligned)?.runs() {
+            encode::encode_run(self, run, files)?;
         }
         Ok(())
     }
