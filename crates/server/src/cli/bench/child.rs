@@ -67,12 +67,28 @@ impl Server {
     /// The server's processor time so far, in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> Result<u64, Failure> {
         let pid = self.child.id().ok_or("the server has ended")?;
-        let mut sum = 0;
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-            sum += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name, in brackets, may hold anything. Threads that have ended are in these two, unlike in those of tasks.
+        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 =
+            fields.get(11..13).unwrap_or_default().iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        Ok(ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second()))
+    }
+
+    /// Waits until the server has nothing to do: what a flush leaves for the background is not part of a measurement.
+    pub(crate) async fn settle(&self) -> Result<(), Failure> {
+        const LOOK: Duration = Duration::from_millis(300);
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        let mut before = self.cpu_ns()?;
+        while std::time::Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+            let now = self.cpu_ns()?;
+            if now - before <= 20_000_000 {
+                break;
+            }
+            before = now;
         }
-        Ok(sum)
+        Ok(())
     }
 
     /// `host:port` of its HTTP.

@@ -107,6 +107,7 @@ async fn one_round(requests: &[Bytes], args: &IngestArgs) -> Result<Round, Failu
     let server = Server::start(&args.place.dir, &settings).await?;
     let warm = if args.cold { 0 } else { drive(&server.grpc, requests, args).await? };
     server.flush().await?;
+    server.settle().await?;
     let (cpu_before, start) = (server.cpu_ns()?, Instant::now());
     let sent = drive(&server.grpc, requests, args).await?;
     let seconds = start.elapsed().as_secs_f64();
