@@ -22,4 +22,4 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{DirLock, Disk, DiskFile, Fault, FaultyDisk, MemDisk, OpKind, RealDisk};
 pub use failpoint::{FailAction, arm_failpoint, disarm_failpoints, hit_failpoint};
 pub use random::{Random, SeededRandom, SystemRandom};
-pub use realtime::{SchedulingClass, set_realtime};
+pub use realtime::{SchedulingClass, set_aside, set_realtime};

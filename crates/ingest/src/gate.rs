@@ -13,6 +13,7 @@ use lakegate_log::Log;
 use lakegate_memtable::Memtables;
 use lakegate_model::{StreamKey, TableName, Tally};
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::api::StreamDeclaration;
@@ -170,6 +171,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Requests,
     /// The window that other instances share, if they do.
     pub(crate) shared: Option<SharedWindow>,
+    /// Where long requests are worked on, so that short ones need not wait for them.
+    pub(crate) aside: OnceLock<Handle>,
     pub(crate) keys: BlockFiles,
     pub(crate) answers: BlockFiles,
     /// Whether the log may hold event keys or requests' own ids.
@@ -253,6 +256,7 @@ impl Gate {
             balance: Mutex::new(balance),
             requests,
             shared,
+            aside: OnceLock::new(),
             keys,
             answers,
             has_keys: AtomicBool::new(false),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lakegate_access::{Action, OverQuota};
 use lakegate_log::{AppendError, Ticket};
 use lakegate_model::{ReasonCode, StreamKey, TenantId};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{ArrowRows, Submission, SubmissionOutcome, SubmitError, Wire};
 use crate::batch::{NotAllowed, Rules, Shaped, shape_batch};
@@ -23,6 +25,8 @@ use crate::wire::BatchRequest;
 
 /// The most bytes of a request's own id.
 const MAX_BATCH_ID_BYTES: usize = 1024;
+/// A request of so many bytes takes long: its work may be done elsewhere.
+const ASIDE_BYTES: usize = 32 * 1024;
 /// The columns of one request may unpack to this share of the memory budget.
 const COLUMNS_SHARE: usize = 4;
 
@@ -45,12 +49,37 @@ impl Gate {
     /// # Errors
     /// See [`SubmitError`]; nothing was stored, except perhaps after [`SubmitError::Unavailable`].
     pub async fn submit(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
-        let Some(shared) = &self.inner.shared else { return self.inner.take(&submission, None).await };
+        let Some(shared) = &self.inner.shared else { return self.take(submission).await };
         let turn = if submission.in_order { Some(shared.turns.clone().lock_owned().await) } else { None };
         // What is claimed is confirmed or given up, whether or not the sender still waits.
         let inner = self.inner.clone();
         let task = tokio::spawn(async move { inner.take(&submission, turn).await });
         task.await.unwrap_or_else(|error| Err(SubmitError::Unavailable { message: error.to_string() }))
+    }
+}
+
+impl Gate {
+    /// Has requests that take long worked on by the threads of `aside`.
+    pub fn work_aside(&self, aside: Handle) {
+        let _ = self.inner.aside.set(aside);
+    }
+
+    /// Where a request of so many bytes is to be worked on, if not where it is. Its order among others is lost there.
+    #[must_use]
+    pub fn aside(&self, bytes: usize) -> Option<&Handle> {
+        self.inner.aside.get().filter(|_| bytes >= ASIDE_BYTES)
+    }
+
+    async fn take(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
+        match self.aside(submission.body.len()).filter(|_| !submission.in_order) {
+            None => self.inner.take(&submission, None).await,
+            Some(aside) => {
+                let inner = self.inner.clone();
+                // It ends with the one who waits for it.
+                let task = AbortOnDropHandle::new(aside.spawn(async move { inner.take(&submission, None).await }));
+                task.await.unwrap_or_else(|error| Err(SubmitError::Unavailable { message: error.to_string() }))
+            }
+        }
     }
 }
 

@@ -11,6 +11,10 @@ pub trait Intake: Clone + Send + Sync + 'static {
     fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus;
     /// How each component is.
     fn health(&self) -> Vec<ComponentHealth>;
+    /// Where a request of so many bytes is to be worked on, if not where it is.
+    fn aside(&self, _bytes: usize) -> Option<&tokio::runtime::Handle> {
+        None
+    }
 }
 
 impl Intake for Gate {
@@ -24,5 +28,9 @@ impl Intake for Gate {
 
     fn health(&self) -> Vec<ComponentHealth> {
         self.health()
+    }
+
+    fn aside(&self, bytes: usize) -> Option<&tokio::runtime::Handle> {
+        self.aside(bytes)
     }
 }

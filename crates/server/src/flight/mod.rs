@@ -1,8 +1,9 @@
 //! Arrow Flight and Flight SQL on the gRPC port (their specifications at arrow.apache.org).
 //!
 //! `DoPut` with a path brings columns to a stream ([`put`]); everything else is SQL, done by the same statements as over
-//! HTTP. Promises: a batch is acknowledged when it is durable; a statement runs when its rows are fetched, once; what a
-//! client keeps here (prepared statements) is bounded. Refuses: transactions, Substrait.
+//! HTTP. Promises: a batch is acknowledged when it is durable; a query runs when its rows are fetched, a statement that
+//! changes something when it is asked for, each once; what a client keeps here (prepared statements) is bounded. Refuses:
+//! transactions, Substrait.
 
 mod answers;
 mod literals;

@@ -112,8 +112,16 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
         .thread_name("lakegate")
         .build()
         .map_err(ServeError::Runtime)?;
-    let ended = runtime.block_on(run::run(config));
+    // What takes long lies behind what must be answered at once.
+    let aside = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("lakegate-aside")
+        .on_thread_start(lakegate_env::set_aside)
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let ended = runtime.block_on(run::run(config, aside.handle().clone()));
     // Threads that hang in a file system must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    aside.shutdown_timeout(std::time::Duration::from_secs(1));
     ended
 }

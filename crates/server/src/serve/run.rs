@@ -76,7 +76,7 @@ impl Signals {
     }
 }
 
-pub(super) async fn run(config: Config) -> Result<(), ServeError> {
+pub(super) async fn run(config: Config, aside: tokio::runtime::Handle) -> Result<(), ServeError> {
     let started = Instant::now();
     let telemetry = telemetry::start(&config.settings.telemetry, &config.settings.node.id)
         .map_err(|e| ServeError::Telemetry(e.to_string()))?;
@@ -93,6 +93,7 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
         _ = signals.next() => return Ok(()),
     };
     let Opened { clock, log, lake, memtables, gate, catalog, lock } = opened;
+    gate.work_aside(aside);
     let access = access::open(&config, clock.clone())?;
     if let Some(quotas) = access.quotas() {
         gate.limit(quotas.clone());
@@ -169,6 +170,7 @@ impl Parts {
     ) -> Self {
         let settings = &app.config.settings;
         let flushing: Gate = app.gate.clone();
+        let aside = flushing.aside(usize::MAX).cloned().unwrap_or_else(tokio::runtime::Handle::current);
         let grpc = GrpcOptions {
             listener: listeners.grpc,
             gate: app.gate.clone(),
@@ -195,7 +197,7 @@ impl Parts {
         };
         let front = front(app, catalog);
         Self {
-            flushing: tokio::spawn(async move { flushing.run().await }),
+            flushing: aside.spawn(async move { flushing.run().await }),
             grpc: tokio::spawn(lakegate_sources::grpc::serve(grpc, stop.clone())),
             keys: tokio::spawn(access::look_after(app.access.clone(), tls.clone(), stop.clone())),
             http: tokio::spawn(http::serve(

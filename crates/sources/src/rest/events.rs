@@ -136,7 +136,13 @@ where
     B::Error: std::fmt::Display,
 {
     let (body, charge, mut sent) = read(rest, request, &caller).await?;
-    let batch = read_batch(&body)?;
+    let batch = match rest.intake.aside(body.len()) {
+        None => read_batch(&body)?,
+        Some(aside) => {
+            let body = body.clone();
+            aside.spawn(async move { read_batch(&body) }).await.map_err(|_| Refusal::broken())??
+        }
+    };
     let most = rest.limits.batch_events_max as u64;
     let limit = batch.max_size.map_or(most, |own| own.min(most));
     let total = batch.events.len();

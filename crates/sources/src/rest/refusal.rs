@@ -88,6 +88,12 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).retry_after(1)
     }
 
+    /// The work on it ended early: the server is ending.
+    pub(crate) fn broken() -> Self {
+        let detail = "the server is ending; nothing of the request was stored";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retry_after(1)
+    }
+
     /// What the gate refused.
     pub(crate) fn of(error: SubmitError) -> Self {
         let message = error.to_string();
