@@ -298,6 +298,50 @@ def test_while_redis_is_away_requests_wait_or_are_taken_and_marked(make_server, 
     assert waits.client().IngestBatch(request).duplicates == 1, "what was taken meanwhile is confirmed"
 
 
+def write_ids(path, ids):
+    path.write_text("event_id,n\n" + "".join(f"{name},{n}\n" for n, name in enumerate(ids)))
+    return str(path)
+
+
+def test_f50_rows_of_files_and_records_share_redis_over_instances_and_a_crash(make_server, stubs, redis, tmp_path):
+    import requests
+
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    settings = {**sharing(redis), "imports": {"roots": [str(drop)]}}
+    one, two = (make_server(settings, name).start() for name in ("one", "two"))
+
+    def take(server, path):
+        return requests.post(f"{server.http}/api/ingest/file", json={"path": path, "stream": "orders"}, timeout=120).json()
+
+    def send(server, ids):
+        answer = server.client().IngestBatch(batch(stubs, "orders", [(name, {"n": 1}) for name in ids]), timeout=60)
+        return answer.accepted, answer.duplicates
+
+    names = lambda letter, count: [f"{letter}{n}" for n in range(count)]
+    job = take(one, write_ids(drop / "a.csv", names("a", 500)))
+    assert (job["documents"], job["duplicates"]) == (500, 0), job
+    assert send(two, names("a", 10)) == (0, 10), "what one has from a file, two does not take as a record"
+    assert send(two, names("b", 10)) == (10, 0)
+    job = take(one, write_ids(drop / "b.csv", names("b", 20) + names("a", 5)))
+    assert (job["documents"], job["duplicates"]) == (10, 15), "nor one from a file what two has as records"
+    many = names("c", 20_000)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        paths = [write_ids(drop / "c1.csv", many), write_ids(drop / "c2.csv", many[::-1])]
+        jobs = list(pool.map(take, (one, two), paths))
+    assert sum(job["documents"] for job in jobs) == sum(job["duplicates"] for job in jobs) == 20_000, jobs
+    one.kill()
+    one.start(LAKEGATE_FAILPOINTS="import.after_commit=kill")
+    with pytest.raises(requests.RequestException):
+        take(one, write_ids(drop / "d.csv", names("d", 10)))
+    one.process.wait(20)
+    one.start()
+    assert send(two, names("d", 10)) == (0, 10), "the commit stands: its keys are confirmed after the crash"
+    assert count(one, "orders") + count(two, "orders") == 500 + 10 + 10 + 20_000 + 10
+    redis.forget()
+    assert send(one, names("d", 10)) == (0, 10)
+
+
 # Under fire.
 EVENTS = 100_000
 CLIENTS = 8

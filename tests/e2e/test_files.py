@@ -170,6 +170,25 @@ def web_reader(reader, web):
     return reader(hosts=[{"host": "127.0.0.1", "ports": [web.port], "allow_private": True}], limits={"answer_timeout": "2s", "attempts": 4})
 
 
+def test_the_event_type_is_the_row_s_own_in_the_column_that_the_stream_names(make_server, drop):
+    columns = [{"name": "event_type", "type": "string", "envelope": "event_type"}, {"name": "n", "type": "long"}]
+    kinds = {"event_type": "kind", "columns": columns, "payload": "json"}
+    server = make_server({"imports": {"roots": [str(drop)]}, "streams": {"kinds": kinds}}).start()
+    found = {n: ["Login", "API Error", "Refund"][n % 3] for n in range(300)}
+    table = pa.table({"n": list(found), "kind": list(found.values())})
+    pq.write_table(table.slice(0, 100), drop / "a.parquet")
+    with open(drop / "b.csv", "w") as out:
+        out.writelines(["n,kind\n"] + [f"{n},{found[n]}\n" for n in range(100, 200)])
+    with open(drop / "c.jsonl", "w") as out:
+        out.writelines(json.dumps({"n": n, "kind": found[n]}) + "\n" for n in range(200, 300))
+    for name in ("a.parquet", "b.csv", "c.jsonl"):
+        imported(server, {"path": str(drop / name), "stream": "kinds"})
+    assert {row["n"]: row["event_type"] for row in server.sql("SELECT n, event_type FROM default.kinds")} == found
+    (drop / "d.csv").write_text("n,kind\n300,Login\n")
+    imported(server, {"path": str(drop / "d.csv"), "stream": "kinds", "event_type": "of the import"})
+    assert server.sql("SELECT event_type FROM default.kinds WHERE n = 300") == [{"event_type": "of the import"}]
+
+
 def test_a_remote_parquet_file_survives_cut_connections(reader, web, tmp_path):
     pq.write_table(rows(0, 200_000), tmp_path / "r.parquet", row_group_size=20_000, compression="none")
     web.data = (tmp_path / "r.parquet").read_bytes()

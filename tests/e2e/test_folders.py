@@ -19,7 +19,7 @@ def write_tree(folder, kinds, files):
 
 
 def ended(server, job):
-    """The job when it has ended: each file is a commit of its own, which takes its time on a busy machine."""
+    """The job when it has ended, which takes its time on a busy machine."""
     view = lambda: requests.get(f"{server.http}/api/jobs/{job}?wait=30s", timeout=60).json()  # noqa: E731
     assert until(lambda: view()["state"] != "running", 500), view()
     return view()
@@ -72,6 +72,10 @@ def test_f54_a_watch_takes_a_thousand_files_that_come_at_once(reader, drop):
     figures = lambda: requests.get(f"{server.http}/api/ingest/watches/{watch['id']}").json()  # noqa: E731
     assert until(lambda: figures()["documents"] == 2000, 500), figures()
     assert figures()["files_failed"] == 0
+    assert until(lambda: server.sql("SELECT count(*) AS c FROM default.many")[0]["c"] == 2000, 60), figures()
+    metrics = requests.get(f"{server.http}/metrics", headers={"accept": "text/plain"}, timeout=10).text
+    commits = [float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("lakegate_import_commits_total")]
+    assert 1000 / 64 <= sum(commits) < 800, "small files share commits"
     server.stop()
     server.start()
     (drop / "x" / "late.jsonl").write_text('{"n": 2000}\n')

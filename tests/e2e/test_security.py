@@ -338,6 +338,53 @@ def test_s11_watches_end_with_their_key_while_the_server_runs_and_over_a_restart
     assert watched() == ["stays"], "and none comes back"
 
 
+def test_s11_watches_end_with_their_token_while_the_server_runs_and_over_a_restart(make_server, tmp_path):
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    keys = [ed25519.Ed25519PrivateKey.generate() for _ in range(2)]
+    server = make_server({"imports": {"roots": [str(drop)], "watch": {"settle": "200ms", "poll": "200ms"}}})
+    pem = server.folder / "public.json"
+    point = lambda key: jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    trust = lambda *trusted: pem.write_text(json.dumps({"keys": [{**point(keys[n]), "kid": f"k{n}", "alg": "EdDSA", "use": "sig"} for n in trusted]}))
+    trust(0, 1)
+    config = json.loads(server.config.read_text())
+    config["auth"] = {"mode": "required", "jwt": {"algorithm": "EdDSA", "keys_file": str(pem), "issuers": ["i"], "leeway": "0s"}}
+    server.config.write_text(json.dumps(config))
+    server.start()
+
+    def token(number, seconds):
+        claims = {"iss": "i", "sub": "a", "exp": int(time.time()) + seconds, "tenant": "acme", "scope": "write read"}
+        return jwt.encode(claims, keys[number], algorithm="EdDSA", headers={"kid": f"k{number}"})
+
+    reads = token(1, 600)
+    ask = lambda method, path, shown=None, **more: requests.request(method, server.http + path, headers=bearer(shown or reads), timeout=20, **more)
+    names = {}
+    for name, shown in (("short", token(1, 8)), ("withdrawn", token(0, 600)), ("stays", token(1, 600))):
+        (drop / name).mkdir()
+        answer = ask("POST", "/api/ingest/watch", shown, json={"path": str(drop / name), "stream": name})
+        assert answer.status_code == 201, answer.text
+        names[answer.json()["id"]] = name
+    watched = lambda: sorted(names[watch["id"]] for watch in ask("GET", "/api/ingest/watches").json()["watches"])
+
+    def until(holds):
+        deadline = time.monotonic() + 30
+        while not holds():
+            assert time.monotonic() < deadline, (watched(), server.tail())
+            time.sleep(0.1)
+
+    assert {"withdrawn", "stays"} <= set(watched())
+    until(lambda: watched() == ["stays", "withdrawn"])
+    server.kill()
+    trust(1)
+    server.start()
+    assert watched() == ["stays"]
+    for name in names.values():
+        (drop / name / "a.csv").write_text("n\n1\n")
+    streams = lambda: {stream["stream"] for stream in ask("GET", "/api/status").json()["streams"]}
+    until(lambda: "stays" in streams())
+    assert not {"short", "withdrawn"} & streams()
+
+
 def test_s12_guessing_is_answered_with_429(make_server, stubs):
     server = make_server({"auth": {"mode": "required", "attempts_per_minute": 10}})
     key = make_key(server, "read")["key"]

@@ -18,6 +18,7 @@ use crate::key_file::{KeyFileError, KeyRecord, id_of_key};
 use crate::peer::{CertificateRule, Peer, principal_of};
 use crate::principal::{Action, Principal, Proof};
 use crate::quota::{Opened, Quotas};
+use crate::shown::Shown;
 
 /// How often the key file and the keys of tokens are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -55,15 +56,15 @@ pub enum AccessOpenError {
     Tokens(#[from] TokenKeyError),
 }
 
-/// What became of an API key.
+/// What became of credentials that were shown to an earlier process.
 #[derive(Debug, Clone)]
-pub enum KeyNow {
-    /// Authentication is off: nobody is asked for keys.
+pub enum StillHolds {
+    /// Authentication is off: nobody is asked for credentials.
     NotAsked,
-    /// It is revoked, over, or not known.
-    Gone,
-    /// Whose it is.
-    Holds(Arc<Principal>),
+    /// They are revoked, over, or not known.
+    No,
+    /// Whose they are.
+    Yes(Arc<Principal>),
 }
 
 /// Tells who asks. Clones share it.
@@ -188,11 +189,18 @@ impl Access {
         }
     }
 
-    /// What became of the API key of that id.
+    /// Whether what was shown to an earlier process still holds: an API key, as it is now; a token whose key is still one
+    /// of ours; a certificate whose name the configuration still has, for the same tenant and permissions.
     #[must_use]
-    pub fn key_now(&self, id: &str) -> KeyNow {
-        let Some(inner) = &self.0 else { return KeyNow::NotAsked };
-        inner.keys.principal_of(id).map_or(KeyNow::Gone, KeyNow::Holds)
+    pub fn holds_again(&self, shown: &Shown) -> StillHolds {
+        let Some(inner) = &self.0 else { return StillHolds::NotAsked };
+        let found = match shown {
+            Shown::Key(id) => inner.keys.principal_of(id),
+            Shown::Said(said) => {
+                said.principal().filter(|principal| self.still_holds(principal) && inner.is_known(principal)).map(Arc::new)
+            }
+        };
+        found.map_or(StillHolds::No, StillHolds::Yes)
     }
 
     /// Waits until the credentials no longer hold; forever where there are none.
@@ -314,6 +322,15 @@ impl Inner {
             Some(known) => known,
             None => tokens.check(token).await,
         }
+    }
+
+    /// Whether a certificate's name is still in the configuration as it was.
+    fn is_known(&self, principal: &Principal) -> bool {
+        let same = |rule: &CertificateRule| {
+            let Principal { id, tenant, grants, .. } = &rule.principal;
+            (id, tenant, grants) == (&principal.id, &principal.tenant, &principal.grants)
+        };
+        principal.proof != Proof::Certificate || self.certificates.iter().any(same)
     }
 
     fn is_in_time(&self, principal: &Principal) -> bool {

@@ -28,12 +28,13 @@ mod peer;
 mod principal;
 mod quota;
 mod secret;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 pub use access::{
-    Access, AccessOpenError, AccessOptions, KeyNow, RECHECK_EVERY, check, check_operator, check_query, check_some,
+    Access, AccessOpenError, AccessOptions, RECHECK_EVERY, StillHolds, check, check_operator, check_query, check_some,
     may_read, scope,
 };
 pub use basic::take_basic;
@@ -44,4 +45,5 @@ pub use key_file::{KEY_FILE, KeyFileError, KeyRecord, NewKey, change_keys, id_of
 pub use peer::{CertificateName, CertificateRule, Peer, PeerCertificate};
 pub use principal::{Action, Grants, PermissionError, Principal, Proof};
 pub use quota::{Admitted, Limits, Opened, OverQuota, QuotaOptions, Quotas};
+pub use shown::{Said, Shown};
 pub use tls::{Tls, TlsError, TlsOptions};

@@ -17,12 +17,16 @@ fn key(permissions: &[&str]) -> (NewKey, KeyRecord) {
 }
 
 fn access(api_keys: Vec<KeyRecord>, clock: Arc<ManualClock>) -> Access {
+    access_with(api_keys, Vec::new(), clock)
+}
+
+fn access_with(api_keys: Vec<KeyRecord>, certificates: Vec<CertificateRule>, clock: Arc<ManualClock>) -> Access {
     let options = AccessOptions {
         required: true,
         api_keys,
         key_file: None,
         tokens: None,
-        certificates: Vec::new(),
+        certificates,
         attempts_per_minute: 5,
         quotas: Quotas::new(QuotaOptions {
             client: Limits::default(),
@@ -51,6 +55,36 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 
 fn peer(address: &str) -> Peer {
     Peer { address: Some(address.parse().unwrap()), certificate: None }
+}
+
+#[test]
+fn s11_what_an_earlier_process_was_shown_holds_while_its_key_or_its_certificate_s_name_does() {
+    let principal = |permission: &str, expires_us| Principal {
+        id: "certificate:edge-1".into(),
+        tenant: TenantId::new("acme").unwrap(),
+        grants: Grants::parse(&[permission]).unwrap(),
+        expires_us,
+        proof: Proof::Certificate,
+    };
+    let rule = |permission| CertificateRule {
+        name: CertificateName::parse("cn:edge-1").unwrap(),
+        principal: principal(permission, None),
+    };
+    let clock = Arc::new(ManualClock::new(0));
+    let shown = Shown::by(&principal("write", Some(5_000_000)));
+    let holds = |access: &Access, shown| matches!(access.holds_again(shown), StillHolds::Yes(_));
+    let access = access_with(Vec::new(), vec![rule("write")], clock.clone());
+    let Shown::Said(said) = &shown else { panic!("a certificate") };
+    assert!(matches!(access.holds_again(&shown), StillHolds::Yes(found) if Some(&*found) == said.principal().as_ref()));
+    assert!(!holds(&access_with(Vec::new(), vec![rule("read")], clock.clone()), &shown), "it may do something else now");
+    assert!(!holds(&access_with(Vec::new(), Vec::new(), clock.clone()), &shown), "its name is no longer known");
+    clock.advance_us(10_000_000);
+    assert!(!holds(&access, &shown), "its time is over");
+    assert!(matches!(Access::open_to_all().holds_again(&shown), StillHolds::NotAsked));
+    let (key, record) = key(&["write"]);
+    let shown = Shown::Key(id_of_key(&key.key).unwrap().into());
+    assert!(holds(&access_with(vec![record], Vec::new(), clock.clone()), &shown));
+    assert!(!holds(&access, &shown), "there is no such key");
 }
 
 #[tokio::test]

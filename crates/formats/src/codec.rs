@@ -2,7 +2,10 @@
 
 use std::io::{self, BufReader, Read};
 
+use lz4_flex::frame::FrameDecoder;
+
 use crate::feed::Stream;
+use crate::xz::Walked;
 use crate::{Encoding, Limits};
 
 /// How a stream is packed.
@@ -23,9 +26,6 @@ const RATIO_FROM: u64 = 16 << 20;
 
 /// The largest window of zstd: 2^27 bytes, what its own tool allows without being asked.
 const ZSTD_WINDOW_LOG: u32 = 27;
-
-/// The largest dictionary of xz. Its own tool asks for at most half of it.
-const XZ_DICTIONARY_BYTES: u64 = 128 << 20;
 
 /// A limit refused to unpack any further.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +49,8 @@ impl Codec {
 }
 
 /// Unpacks a stream. Several members one after another are one text.
-pub(crate) fn unpack(mut stream: Stream, codec: Codec, limits: &Limits) -> io::Result<Stream> {
-    if codec == Codec::Xz {
-        let head = crate::feed::read_head(&mut stream, 64)?;
-        check_xz(&head)?;
-        stream = Box::new(io::Cursor::new(head).chain(stream));
-    }
+pub(crate) fn unpack(stream: Stream, codec: Codec, limits: &Limits) -> io::Result<Stream> {
+    let stream = if codec == Codec::Xz { Box::new(Walked::new(stream)) } else { stream };
     let packed = Tally { inner: stream, bytes: std::sync::Arc::default() };
     let taken = packed.bytes.clone();
     let unpacked: Stream = match codec {
@@ -67,7 +63,7 @@ pub(crate) fn unpack(mut stream: Stream, codec: Codec, limits: &Limits) -> io::R
         }
         Codec::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(packed)),
         Codec::Xz => Box::new(lzma_rust2::XzReader::new(BufReader::new(packed), true)),
-        Codec::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(packed)),
+        Codec::Lz4 => Box::new(Lz4 { frames: FrameDecoder::new(Tail { inner: packed, last: [1; 8], ended: false }) }),
         Codec::Snappy => Box::new(snap::read::FrameDecoder::new(packed)),
     };
     Ok(Box::new(Guard {
@@ -79,18 +75,49 @@ pub(crate) fn unpack(mut stream: Stream, codec: Codec, limits: &Limits) -> io::R
     }))
 }
 
-/// Refuses a dictionary that alone would take the memory. The first block's header stands behind the stream's 12 bytes;
-/// in it the filter LZMA2 (0x21) has one byte (0x01) that tells the size.
-fn check_xz(head: &[u8]) -> io::Result<()> {
-    let block = head.get(12..).unwrap_or_default();
-    let told = memchr::memmem::find(block, &[0x21, 0x01]).and_then(|at| block.get(at + 2));
-    let bytes = told.map_or(0, |p| u64::from(2 | (p & 1)).checked_shl(u32::from(p / 2) + 11).unwrap_or(u64::MAX));
-    if bytes > XZ_DICTIONARY_BYTES {
-        let reason =
-            format!("its dictionary of {bytes} bytes is larger than the {XZ_DICTIONARY_BYTES} that are allowed");
-        return Err(io::Error::other(Refused(reason)));
+/// Frames of lz4, one after another. The library ends with the first one, and takes a stream that is cut off between two
+/// blocks for one that ended.
+struct Lz4 {
+    frames: FrameDecoder<Tail>,
+}
+
+/// Packed bytes, of which the last ones are known.
+struct Tail {
+    inner: Tally,
+    last: [u8; 8],
+    ended: bool,
+}
+
+impl Read for Tail {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.ended = read == 0 && !buffer.is_empty();
+        for byte in buffer.get(read.saturating_sub(self.last.len())..read).unwrap_or_default() {
+            self.last.rotate_left(1);
+            if let Some(newest) = self.last.last_mut() {
+                *newest = *byte;
+            }
+        }
+        Ok(read)
     }
-    Ok(())
+}
+
+impl Read for Lz4 {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.frames.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let Tail { last, ended, .. } = self.frames.get_ref();
+            // A frame's end is a block of no bytes, which a checksum of the contents may follow.
+            match (ended, last) {
+                (true, [.., 0, 0, 0, 0] | [0, 0, 0, 0, ..]) => return Ok(0),
+                (true, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                (false, _) => {}
+            }
+        }
+    }
 }
 
 /// Counts packed bytes.

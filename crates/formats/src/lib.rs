@@ -33,6 +33,7 @@ mod parquet;
 mod piece;
 mod sql;
 mod text;
+mod xz;
 
 pub use error::ReadError;
 pub use input::{BytesInput, Input};

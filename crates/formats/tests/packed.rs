@@ -44,25 +44,45 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out.finish().unwrap()
 }
 
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+fn lz4(bytes: &[u8]) -> Vec<u8> {
+    let info = lz4_flex::frame::FrameInfo::new().content_checksum(bytes.len().is_multiple_of(2));
+    let mut out = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+fn snappy(bytes: &[u8]) -> Vec<u8> {
+    let mut out = snap::write::FrameEncoder::new(Vec::new());
+    out.write_all(bytes).unwrap();
+    out.into_inner().unwrap()
+}
+
 #[test]
 fn every_codec_is_unpacked_and_goes_on_from_a_mark() {
     let text = text(3_000);
     let bytes = text.as_bytes();
-    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-    bzip2.write_all(bytes).unwrap();
-    let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
-    lz4.write_all(bytes).unwrap();
-    let mut snappy = snap::write::FrameEncoder::new(Vec::new());
-    snappy.write_all(bytes).unwrap();
     let (half, other) = bytes.split_at(text.find("{\"i\":1500,").unwrap());
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
     let packed = [
         ("gz", gzip(bytes)),
-        ("two members", [gzip(half), gzip(other)].concat()),
-        ("zst", zstd::encode_all(bytes, 1).unwrap()),
-        ("bz2", bzip2.finish().unwrap()),
-        ("lz4", lz4.finish().unwrap()),
-        ("sz", snappy.into_inner().unwrap()),
+        ("zst", zstd(bytes)),
+        ("bz2", bzip2(bytes)),
+        ("lz4", lz4(bytes)),
+        ("sz", snappy(bytes)),
         ("xz", include_bytes!("data/lines.xz").to_vec()),
+        ("gz of two members", [gzip(half), gzip(other)].concat()),
+        ("zst of two frames", [zstd(half), zstd(other)].concat()),
+        ("bz2 of two streams", [bzip2(half), bzip2(other)].concat()),
+        ("lz4 of two frames", [lz4(half), lz4(other)].concat()),
+        ("sz of two streams", [snappy(half), snappy(other)].concat()),
+        // Made by xz 5: a stream, padding, and a stream of several blocks with another check.
+        ("xz of two streams", include_bytes!("data/lines-streams.xz").to_vec()),
     ];
     for (codec, packed) in packed {
         let options = ReadOptions { batch_rows: 1_000, ..ReadOptions::default() };
@@ -83,6 +103,46 @@ fn f53_of_a_cut_off_gzip_what_was_readable_is_given_then_the_error() {
     assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
     let (pieces, error) = read("a.csv.gz", &gzip(b"a,b\n1,2\n")[..20], &ReadOptions::default(), None);
     assert!(pieces.is_empty() && error.is_some());
+}
+
+#[test]
+fn f53_a_cut_in_a_second_member_is_an_error_wherever_it_is() {
+    let text = text(40);
+    let (half, other) = text.as_bytes().split_at(text.find("{\"i\":20,").unwrap());
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+    for (codec, first, second) in [
+        ("gz", gzip(half), gzip(other)),
+        ("zst", zstd(half), zstd(other)),
+        ("bz2", bzip2(half), bzip2(other)),
+        ("lz4", lz4(half), lz4(other)),
+    ] {
+        let whole = [first.as_slice(), &second].concat();
+        for end in first.len() + 5..whole.len() {
+            let (pieces, error) = read("a.jsonl", &whole[..end], &ReadOptions::default(), None);
+            assert!(error.is_some(), "{codec} cut at {end} of {}: {} rows", whole.len(), rows(&pieces));
+        }
+    }
+}
+
+#[test]
+fn s28_a_huge_dictionary_is_refused_in_a_later_block_too_and_so_are_endless_empty_streams() {
+    let packed = include_bytes!("data/lines-streams.xz").to_vec();
+    // The headers of blocks: no sizes, one filter, LZMA2 with a dictionary of 8 MiB.
+    let headers: Vec<usize> = memchr::memmem::find_iter(&packed, &[0x21, 0x01, 0x16]).collect();
+    assert_eq!(headers.len(), 5);
+    for at in headers {
+        let mut hostile = packed.clone();
+        hostile[at + 2] = 0x27;
+        let (_, error) = read("a.jsonl", &hostile, &ReadOptions::default(), None);
+        assert!(matches!(&error, Some(ReadError::Limit { .. })), "at {at}: {error:?}");
+    }
+    // Made by xz 5 of nothing.
+    let empty = b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4F\0\0\0\0\x1c\xdfD!\x1f\xb6\xf3}\x01\0\0\0\0\x04YZ";
+    let streams = |count: usize| [empty.repeat(count), packed.clone()].concat();
+    let (pieces, error) = read("a.jsonl", &streams(30), &ReadOptions::default(), None);
+    assert_eq!((rows(&pieces), error.map(|e| e.to_string())), (3_000, None));
+    let (_, error) = read("a.jsonl", &streams(100_000), &ReadOptions::default(), None);
+    assert!(matches!(&error, Some(ReadError::Limit { .. })), "{error:?}");
 }
 
 #[test]

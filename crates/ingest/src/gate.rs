@@ -215,12 +215,17 @@ impl Gate {
         let requests = Requests::new(settings.duplicates.requests_window_us, settings.duplicates.requests_bytes);
         let windows = Windows::new(settings.duplicates.keys_max, settings.longest_window_us);
         let keys = open_keys(&disk, &settings, &windows, &requests).map_err(GateOpenError::Keys)?;
-        for entry in import::settle_claims(&*disk, &settings.data_dir, &lake, &keys).await? {
+        let settled = import::settle_claims(&*disk, &settings.data_dir, &lake, &keys).await?;
+        for entry in &settled {
             windows.remember(entry.stream, entry.key, entry.received_us);
         }
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
         let open_shared = |shared| SharedWindow::open(shared, clock.clone(), random.clone());
         let shared = settings.duplicates.shared.clone().map(open_shared).transpose().map_err(GateOpenError::Shared)?;
+        if let Some(shared) = &shared {
+            let window_ms = u64::try_from(settings.longest_window_us / 1000).unwrap_or(u64::MAX);
+            settled.iter().for_each(|entry| shared.confirm_later(entry.stream, entry.key, window_ms));
+        }
         let (undeclared, most) = (settings.undeclared_streams, settings.max_streams);
         let own = OwnContracts::open(&disk, &settings.data_dir.join("contracts/own"), &contracts);
         let own = own.map_err(GateOpenError::Contract)?;

@@ -27,17 +27,27 @@ pub struct Opened {
     pub identity: FileIdentity,
     /// Where it was found, links resolved.
     pub location: Location,
-    local: Option<Arc<LocalInput>>,
+    checked: Checked,
+}
+
+/// What is asked whether the file is still the same.
+enum Checked {
+    Local(Arc<LocalInput>),
+    Remote(Arc<RemoteInput>),
 }
 
 impl Opened {
-    /// Whether what was read is one version of the file, now that it was read. A remote file is compared with each
-    /// answer, so that there is nothing left to ask.
+    /// Whether what was read is one version of the file, now that it was read. Of a remote file each answer was compared
+    /// with the first; its server is asked once more, for who writes into a file while it is sent changes no answer's
+    /// head.
     ///
     /// # Errors
-    /// Someone wrote to it meanwhile.
+    /// Someone wrote to it meanwhile, or the server does not say.
     pub fn check_unchanged(&self) -> Result<(), PlaceError> {
-        self.local.as_ref().map_or(Ok(()), |input| input.check_unchanged())
+        match &self.checked {
+            Checked::Local(input) => input.check_unchanged(),
+            Checked::Remote(input) => input.check_unchanged(),
+        }
     }
 }
 
@@ -89,7 +99,7 @@ impl Places {
             });
         }
         let identity = FileIdentity { uri: local_uri(&found.path), version: input.version().to_owned() };
-        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), local: Some(input) })
+        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), checked: Checked::Local(input) })
     }
 
     fn open_http(&self, url: &Url) -> Result<Opened, PlaceError> {
@@ -109,7 +119,8 @@ impl Places {
             }
         })?;
         let identity = FileIdentity { uri: http_identity(url), version: input.version() };
-        Ok(Opened { input: Arc::new(input), identity, location: Location::Http(url.clone()), local: None })
+        let (input, location) = (Arc::new(input), Location::Http(url.clone()));
+        Ok(Opened { input: input.clone(), identity, location, checked: Checked::Remote(input) })
     }
 
     fn open_s3(&self, bucket: String, key: String, tenant: Option<&str>) -> Result<Opened, PlaceError> {
@@ -133,7 +144,8 @@ impl Places {
             }
         })?;
         let identity = FileIdentity { uri: location.uri(), version: input.version() };
-        Ok(Opened { input: Arc::new(input), identity, location, local: None })
+        let input = Arc::new(input);
+        Ok(Opened { input: input.clone(), identity, location, checked: Checked::Remote(input) })
     }
 
     /// Opens a file that this process itself put into the spool.
@@ -144,7 +156,7 @@ impl Places {
         let spool = PlacesSettings { roots: vec![self.settings.spool_dir.clone()], ..PlacesSettings::default() };
         let found = Folders::new(&spool, None).resolve(Path::new(name))?;
         let input = Arc::new(LocalInput::open(&found)?);
-        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), local: Some(input) })
+        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), checked: Checked::Local(input) })
     }
 
     /// Whether a web address may be asked, without asking it. Its name is resolved.

@@ -17,6 +17,9 @@ use super::TokenKeysFrom;
 use super::keys::{TokenAlgorithm, TokenKey, TokenKeyError, read_keys};
 use crate::secret::{Digest, sha256};
 
+/// The number of the keys that were there at the start.
+const FIRST_GENERATION: u64 = 1;
+
 /// The most that keys may take, in a file or behind an address.
 const BYTES_MAX: usize = 1 << 20;
 /// How long an answer may take, from the connection to its last byte.
@@ -98,12 +101,17 @@ impl KeySources {
         };
         let keys = keys.into_iter().map(|key| Held { key, gone_us: None }).collect();
         let asked = Mutex::new(Asked { content, ..Asked::default() });
-        Ok(Self { algorithm, source, clock, keys: RwLock::new(keys), generation: AtomicU64::new(1), asked })
+        Ok(Self { algorithm, source, clock, keys: RwLock::new(keys), generation: AtomicU64::new(FIRST_GENERATION), asked })
     }
 
     /// Grows when keys come or go.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether no key was ever read: the address was not reached since the start.
+    pub(super) fn had_none_yet(&self) -> bool {
+        self.generation() == FIRST_GENERATION && self.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {

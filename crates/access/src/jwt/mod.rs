@@ -117,10 +117,12 @@ impl Tokens {
         Ok(principal)
     }
 
-    /// Whether a principal's token is still in time and its key still one of ours.
+    /// Whether a principal's token is still in time and its key still one of ours. Where no key was had yet, which only
+    /// work of an earlier process meets, nothing is said against it.
     pub(crate) fn holds(&self, principal: &Principal) -> bool {
         let Proof::Token(fingerprint) = &principal.proof else { return false };
-        principal.expires_us.is_none_or(|end| self.clock.wall_us() < end) && self.keys.has_fingerprint(fingerprint)
+        let is_ours = || self.keys.has_fingerprint(fingerprint) || self.keys.had_none_yet();
+        principal.expires_us.is_none_or(|end| self.clock.wall_us() < end) && is_ours()
     }
 
     /// Reads the file again if it changed, or asks the address if it is time.

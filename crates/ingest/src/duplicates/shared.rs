@@ -14,6 +14,8 @@
 //! Promises: with Redis there, and keeping what it confirmed, a key is stored once over all instances. Refuses: to guess
 //! while Redis is away; the setting says whether requests wait then, or are taken and marked.
 
+mod imports;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +28,8 @@ use tokio::time::Instant;
 
 use super::CONTENT_BITS;
 use crate::requests::{Answered, Kept};
+
+pub(crate) use imports::Importer;
 
 /// Claims the keys, all or none. Gives what is confirmed, with an empty text for what is now claimed; nothing while
 /// another's claim stands. Where the first key is a request's that was answered, its answer alone.

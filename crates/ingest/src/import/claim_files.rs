@@ -1,7 +1,7 @@
 //! The event keys of a commit of imported rows, durable before the commit and worth something only with it.
 //!
 //! ```text
-//! keys/<commit id>.claim
+//! keys/<commit id>-<file id>.claim
 //! 4 bytes "LKC1"   u32 length and CRC-32C of the head   head (JSON: stream, table, commit, time)
 //! u32 CRC-32C of the keys   then the keys, u128 each
 //! ```
@@ -35,8 +35,9 @@ pub(crate) struct ClaimHead {
     pub(crate) received_us: i64,
 }
 
-fn path_of(dir: &Path, commit_id: Uuid) -> PathBuf {
-    dir.join(format!("{}.claim", commit_id.simple()))
+/// Files may share a commit: each has its own keys.
+fn path_of(dir: &Path, commit_id: Uuid, file: u128) -> PathBuf {
+    dir.join(format!("{}-{file:032x}.claim", commit_id.simple()))
 }
 
 /// Writes the keys of a commit that is about to be tried.
@@ -52,12 +53,12 @@ pub(crate) fn write(disk: &dyn Disk, dir: &Path, head: &ClaimHead, keys: &[u128]
     bytes.extend_from_slice(&json);
     bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
     bytes.extend_from_slice(&body);
-    disk.write_atomic(&path_of(dir, head.commit_id), &bytes)
+    disk.write_atomic(&path_of(dir, head.commit_id, head.file), &bytes)
 }
 
 /// Removes the file of a commit whose keys are kept, or that will not be tried again.
-pub(crate) fn remove(disk: &dyn Disk, dir: &Path, commit_id: Uuid) -> io::Result<()> {
-    match disk.remove(&path_of(dir, commit_id)) {
+pub(crate) fn remove(disk: &dyn Disk, dir: &Path, commit_id: Uuid, file: u128) -> io::Result<()> {
+    match disk.remove(&path_of(dir, commit_id, file)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -151,13 +152,13 @@ mod tests {
             received_us: 17,
         };
         write(&disk, dir, &head, &[1, u128::MAX, 7]).unwrap();
-        let bytes = disk.read(&path_of(dir, head.commit_id)).unwrap();
+        let bytes = disk.read(&path_of(dir, head.commit_id, head.file)).unwrap();
         assert_eq!(read(&bytes), Some((head.clone(), vec![1, u128::MAX, 7])));
         for end in 0..bytes.len() {
             assert_eq!(read(&bytes[..end]), None, "cut at {end}");
         }
-        remove(&disk, dir, head.commit_id).unwrap();
-        remove(&disk, dir, head.commit_id).unwrap();
+        remove(&disk, dir, head.commit_id, head.file).unwrap();
+        remove(&disk, dir, head.commit_id, head.file).unwrap();
         assert!(disk.list(dir).unwrap().is_empty());
     }
 }

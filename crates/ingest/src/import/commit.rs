@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lakegate_env::hit_failpoint;
 use lakegate_lake::{
-    Commit, CommitError, FileChange, FileMark, FileState, LakeError, LakeTable, TableView, WrittenFile,
+    Commit, CommitError, CommitOutcome, FileChange, FileMark, FileState, LakeError, LakeTable, TableView, WrittenFile,
 };
 use lakegate_model::{LogId, StreamKey, StreamName, Tally, TenantId};
 use uuid::Uuid;
@@ -39,7 +39,7 @@ impl Import {
         self.tally.received >= ROWS
             || self.claimed.len() >= KEYED_ROWS
             || self.files.written_bytes() >= BYTES
-            || (since_us >= EVERY_US && self.tally.received > 0)
+            || (since_us >= EVERY_US.min(self.claims_end_after_us()) && self.tally.received > 0)
     }
 
     /// Commits everything that was taken, and goes on.
@@ -54,6 +54,13 @@ impl Import {
     }
 
     pub(super) async fn commit(&mut self, state: FileState) -> Result<(), ImportError> {
+        let commit_id = Uuid::from_u128(self.gate.inner.random.next_u128());
+        let prepared = self.prepare(state, commit_id).await?;
+        self.commit_prepared(prepared).await
+    }
+
+    /// Everything that comes before a commit: durable files of the rows, and of their keys.
+    pub(super) async fn prepare(&mut self, state: FileState, commit_id: Uuid) -> Result<Prepared, ImportError> {
         armed("import.before_write")?;
         let files = match self.files.finish(&self.table).await {
             Ok(files) => files,
@@ -68,26 +75,62 @@ impl Import {
             let durable = self.gate.inner.log.wait_durable(self.gate.inner.log.next_offset()).await;
             durable.map_err(|error| ImportError::Closed(error.to_string()))?;
         }
-        let commit_id = Uuid::from_u128(self.gate.inner.random.next_u128());
         let received_us = self.gate.inner.clock.wall_us();
+        if let Err(error) = self.hold_elsewhere().await {
+            self.table.discard(&files).await;
+            return Err(error);
+        }
         self.write_claims(commit_id, received_us).await?;
         armed("import.after_keys")?;
         let to = FileMark { id: self.target.file, rows: self.rows, state };
-        let mark = FileChange { from: self.mark.clone(), to: to.clone() };
+        let mark = FileChange { from: self.mark.clone(), to };
         let counts = counts_of(self.gate.inner.log.id(), &self.stream.key, &self.tally);
-        let commit = Commit { counts, ..Commit::of_marks(commit_id, files.clone(), vec![mark]) };
-        self.bring(commit, &files).await?;
+        Ok(Prepared { commit_id, received_us, files, mark, counts })
+    }
+
+    /// Tries the commit, and settles what comes of it.
+    pub(super) async fn commit_prepared(&mut self, prepared: Prepared) -> Result<(), ImportError> {
+        let Prepared { commit_id, files, mark, counts, .. } = &prepared;
+        let commit =
+            Commit { counts: counts.clone(), ..Commit::of_marks(*commit_id, files.clone(), vec![mark.clone()]) };
+        let error = match try_commit(&self.table, &commit).await {
+            Ok(outcome) => return self.committed(prepared, outcome.snapshot_id).await,
+            Err(error) => error,
+        };
+        let message = error.to_string();
+        let error = match error {
+            // It may stand, or come to: its files and keys are left for whoever looks next.
+            CommitError::Unavailable { outcome_unknown: true, .. } => {
+                self.leave_unsettled(*commit_id);
+                return Err(ImportError::Unknown(message));
+            }
+            CommitError::AlreadyAbsorbed { .. } => ImportError::AbsorbedElsewhere(message),
+            CommitError::StaleFiles { .. } => ImportError::TableChanged(message),
+            CommitError::Unavailable { .. } => ImportError::Lake(message),
+            CommitError::Fenced { .. } => ImportError::Closed(message),
+            _ => ImportError::Lake(message),
+        };
+        self.table.discard(files).await;
+        remove_claims(&self.gate.inner, *commit_id, self.target.file).await;
+        self.release_elsewhere().await;
+        Err(error)
+    }
+
+    /// After the commit: the keys are known, the rows are counted.
+    pub(super) async fn committed(&mut self, prepared: Prepared, snapshot_id: i64) -> Result<(), ImportError> {
         armed("import.after_commit")?;
-        self.mark = Some(to);
+        let Prepared { commit_id, received_us, files, mark, .. } = prepared;
+        self.mark = Some(mark.to);
+        self.summary.commits += 1;
+        self.summary.snapshot_id = Some(snapshot_id);
         self.summary.files += files.len() as u64;
         self.summary.bytes += files.iter().map(WrittenFile::bytes).sum::<u64>();
-        self.settle(commit_id, received_us).await?;
         self.last_commit_us = self.gate.inner.clock.monotonic_us();
-        Ok(())
+        self.settle(commit_id, received_us).await
     }
 
     /// The keys, durable before the commit.
-    async fn write_claims(&self, commit_id: Uuid, received_us: i64) -> Result<(), ImportError> {
+    pub(super) async fn write_claims(&self, commit_id: Uuid, received_us: i64) -> Result<(), ImportError> {
         if self.claimed.is_empty() {
             return Ok(());
         }
@@ -100,60 +143,51 @@ impl Import {
         written.map_err(|error| ImportError::Closed(format!("the event keys of the rows cannot be kept: {error}")))
     }
 
-    async fn bring(&mut self, commit: Commit, files: &[WrittenFile]) -> Result<(), ImportError> {
-        let commit_id = commit.commit_id;
-        for attempt in 1.. {
-            let error = match self.table.commit(commit.clone()).await {
-                Ok(outcome) => {
-                    metrics::counter!("lakegate_import_commits_total").increment(1);
-                    self.summary.commits += 1;
-                    self.summary.snapshot_id = Some(outcome.snapshot_id);
-                    return Ok(());
-                }
-                Err(error @ CommitError::Unavailable { .. }) if attempt < ATTEMPTS => {
-                    tracing::warn!(table = %self.table.name(), %error, attempt, "the commit of a file is tried again");
-                    tokio::time::sleep(BETWEEN).await;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let message = error.to_string();
-            let error = match error {
-                // It may stand, or come to: its files and keys are left for whoever looks next.
-                CommitError::Unavailable { outcome_unknown: true, .. } => {
-                    self.leave_unsettled(commit_id);
-                    return Err(ImportError::Unknown(message));
-                }
-                CommitError::AlreadyAbsorbed { .. } => ImportError::AbsorbedElsewhere(message),
-                CommitError::StaleFiles { .. } => ImportError::TableChanged(message),
-                CommitError::Unavailable { .. } => ImportError::Lake(message),
-                CommitError::Fenced { .. } => ImportError::Closed(message),
-                _ => ImportError::Lake(message),
-            };
-            self.table.discard(files).await;
-            remove_claims(&self.gate.inner, commit_id).await;
-            return Err(error);
-        }
-        Ok(())
-    }
-
     /// The commit may stand: its keys stay claimed until the next import of the file has looked.
-    fn leave_unsettled(&mut self, commit_id: Uuid) {
+    pub(super) fn leave_unsettled(&mut self, commit_id: Uuid) {
         let keys = std::mem::take(&mut self.claimed);
         let (key, received_us) = (self.stream.key.clone(), self.gate.inner.clock.wall_us());
         let left = Unsettled { key, file: self.target.file, commit_id, keys, received_us };
         self.gate.inner.unsettled.lock().push(left);
     }
 
-    /// After the commit: the keys are known, the rows are counted.
     async fn settle(&mut self, commit_id: Uuid, received_us: i64) -> Result<(), ImportError> {
         let keys = std::mem::take(&mut self.claimed);
+        self.confirm_elsewhere(&keys).await;
         note_keys(&self.stream, &keys, received_us);
         let tally = std::mem::take(&mut self.tally);
         self.stream.count_accepted(tally.accepted);
         self.gate.inner.note_imported(&self.table.view());
         self.stream.unit.last_commit_us.store(received_us, std::sync::atomic::Ordering::Relaxed);
-        keep_keys(&self.gate.inner, &self.stream, keys, commit_id, received_us).await
+        keep_keys(&self.gate.inner, &self.stream, keys, (commit_id, self.target.file), received_us).await
+    }
+}
+
+/// What goes into a commit of a file's rows.
+pub(super) struct Prepared {
+    pub(super) commit_id: Uuid,
+    pub(super) received_us: i64,
+    pub(super) files: Vec<WrittenFile>,
+    pub(super) mark: FileChange,
+    pub(super) counts: BTreeMap<String, u64>,
+}
+
+/// Tries a commit, again and again while the catalog is away.
+pub(super) async fn try_commit(table: &Arc<LakeTable>, commit: &Commit) -> Result<CommitOutcome, CommitError> {
+    let mut attempt = 1;
+    loop {
+        match table.commit(commit.clone()).await {
+            Ok(outcome) => {
+                metrics::counter!("lakegate_import_commits_total").increment(1);
+                return Ok(outcome);
+            }
+            Err(error @ CommitError::Unavailable { .. }) if attempt < ATTEMPTS => {
+                tracing::warn!(table = %table.name(), %error, attempt, "the commit of a file is tried again");
+                tokio::time::sleep(BETWEEN).await;
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -188,16 +222,25 @@ pub(super) async fn settle_left(
         let Some(Unsettled { keys, received_us, .. }) = left else { continue };
         if stands {
             note_keys(stream, &keys, received_us);
-            keep_keys(inner, stream, keys, commit_id, received_us).await?;
+            confirm_left(inner, stream, &keys);
+            keep_keys(inner, stream, keys, (commit_id, file), received_us).await?;
         } else {
             stream.claims.release(&keys);
-            remove_claims(inner, commit_id).await;
+            remove_claims(inner, commit_id, file).await;
         }
     }
 }
 
+/// Others are told of the rows of a commit that stands after all.
+fn confirm_left(inner: &Inner, stream: &Stream, keys: &[u128]) {
+    if let (Some(shared), Some(_)) = (&inner.shared, &stream.window) {
+        let (hash, window_ms) = (stream_hash(&stream.key), stream.shaper.contract.duplicate_window_ms);
+        keys.iter().for_each(|key| shared.confirm_later(hash, *key, window_ms));
+    }
+}
+
 /// From now on the keys are those of rows that are there.
-fn note_keys(stream: &Stream, keys: &[u128], received_us: i64) {
+pub(super) fn note_keys(stream: &Stream, keys: &[u128], received_us: i64) {
     if let Some(window) = &stream.window {
         let _consistent = stream.unit.memtable.lock();
         keys.iter().for_each(|key| window.remember(*key, received_us));
@@ -210,7 +253,7 @@ async fn keep_keys(
     inner: &Arc<Inner>,
     stream: &Stream,
     keys: Vec<u128>,
-    commit_id: Uuid,
+    (commit_id, file): (Uuid, u128),
     received_us: i64,
 ) -> Result<(), ImportError> {
     if keys.is_empty() {
@@ -221,7 +264,7 @@ async fn keep_keys(
         let entry = |key: &u128| KeyEntry { stream: hash, key: *key, received_us };
         KeyEntry::keep_all(&keys.iter().map(entry).collect::<Vec<_>>(), &inner.keys)?;
         hit_failpoint("import.after_keep")?;
-        claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id)
+        claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id, file)
     };
     let kept = tokio::task::spawn_blocking(keep).await.map_err(|error| ImportError::Closed(error.to_string()))?;
     // The file of claims is still there, and the next start takes the keys from it.
@@ -229,9 +272,9 @@ async fn keep_keys(
 }
 
 /// Removes the keys of a commit that was not done; what fails here, the next start does.
-async fn remove_claims(inner: &Arc<Inner>, commit_id: Uuid) {
+pub(super) async fn remove_claims(inner: &Arc<Inner>, commit_id: Uuid, file: u128) {
     let inner = inner.clone();
-    let remove = move || claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id);
+    let remove = move || claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id, file);
     if !matches!(tokio::task::spawn_blocking(remove).await, Ok(Ok(()))) {
         tracing::warn!(%commit_id, "the keys of a commit that was not done could not be removed; the next start does");
     }

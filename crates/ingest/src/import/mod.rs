@@ -17,10 +17,12 @@ pub(crate) mod claims;
 mod commit;
 pub(crate) mod conform;
 mod documents;
+mod elsewhere;
 mod growing;
 pub(crate) mod keys;
 pub(crate) mod letters;
 mod own_columns;
+mod together;
 pub(crate) mod write;
 
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use self::letters::{Letter, Sender};
 pub use self::own_columns::OwnColumns;
 pub(crate) use self::own_columns::OwnContracts;
 use self::write::{Files, bytes_of};
+use crate::duplicates::Importer;
 use crate::gate::{Gate, Inner};
 use crate::growth::Wishes;
 use crate::streams::Stream;
@@ -63,6 +66,8 @@ pub struct Import {
     conformer: Option<Arc<Conformer>>,
     files: Files,
     owner: u64,
+    /// By what other instances know its claims, where they share the window.
+    importer: Option<Importer>,
     /// What the table says of the file.
     mark: Option<FileMark>,
     /// Where reading goes on after what was taken.
@@ -142,6 +147,7 @@ impl Gate {
             files: Files::new(&self.inner),
             conformer: None,
             owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
+            importer: elsewhere::importer_of(&self.inner, &stream),
             summary: ImportSummary { rows_before: rows, ..ImportSummary::default() },
             last_commit_us: self.inner.clock.monotonic_us(),
             target,
@@ -282,6 +288,7 @@ impl Import {
     /// Gives up what was taken since the last commit; the next import of the file begins there.
     pub async fn abandon(mut self) {
         self.files.discard(&self.table).await;
+        self.release_elsewhere().await;
     }
 
     fn sender(&self, file: u128) -> Sender {
@@ -372,7 +379,7 @@ impl Import {
         let keyed = rows.clone();
         let keys = tokio::task::spawn_blocking(move || keys::row_keys(&keyed, &columns)).await;
         let keys = keys.map_err(|error| ImportError::Rows(error.to_string()))?;
-        let flags = loop {
+        let mut flags = loop {
             let released = stream.claims.released();
             let claimed = {
                 let _consistent = stream.unit.memtable.lock();
@@ -391,6 +398,7 @@ impl Import {
                 }
             }
         };
+        self.claim_elsewhere(&keys, &mut flags, now_us).await?;
         self.claimed.extend(keys.iter().zip(&flags).filter(|(_, known)| !**known).filter_map(|(key, _)| *key));
         if !flags.contains(&true) {
             return Ok(rows);

@@ -140,13 +140,24 @@ impl Files {
         Ok(())
     }
 
-    /// Everything that was taken in, in durable files.
-    pub(crate) async fn finish(&mut self, table: &Arc<LakeTable>) -> Result<Vec<WrittenFile>, WriteError> {
+    /// Makes durable files of everything that was taken in.
+    pub(crate) async fn write_all(&mut self, table: &Arc<LakeTable>) -> Result<(), WriteError> {
         self.begin_write(table).await?;
         while !self.writes.is_empty() {
             self.join_one().await?;
         }
+        Ok(())
+    }
+
+    /// Everything that was taken in, in durable files.
+    pub(crate) async fn finish(&mut self, table: &Arc<LakeTable>) -> Result<Vec<WrittenFile>, WriteError> {
+        self.write_all(table).await?;
         Ok(std::mem::take(&mut self.written))
+    }
+
+    /// Bytes in memory that are not being written yet.
+    pub(crate) fn bytes(&self) -> usize {
+        self.reserved.bytes
     }
 
     /// Takes a file in that is written already.

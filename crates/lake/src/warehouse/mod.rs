@@ -258,6 +258,20 @@ impl Warehouse {
         }
     }
 
+    /// Removes folders that hold nothing, in this order. Those that do stay.
+    pub(crate) async fn remove_empty_folders(&self, locations: Vec<String>) {
+        let is_ours = locations.iter().all(|location| self.check(location).is_ok());
+        if is_ours && matches!(self.inner.place, Place::Folder) {
+            let remove = move || {
+                for location in &locations {
+                    let _ = std::fs::remove_dir(path_of(location));
+                }
+                Ok(())
+            };
+            let _ = on_disk(remove).await;
+        }
+    }
+
     /// The files below a folder, with their age in seconds; empty for a place that cannot list.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, WarehouseError> {
         self.check(folder)?;

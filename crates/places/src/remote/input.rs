@@ -17,7 +17,7 @@ use reqwest::Response;
 use super::endpoint::{HEAD_BYTES, Pace, Tag, content_range};
 use super::reader::{Reader, Task, length};
 use super::sequential::{by_one_answer, by_ranges, too_large};
-use super::{Endpoint, Failure};
+use super::{Attempts, Endpoint, Failure};
 use crate::error::PlaceError;
 
 /// Small reads near the end (footers) are answered from so many last bytes, fetched once.
@@ -109,6 +109,55 @@ impl RemoteInput {
             (None, Some(modified)) => format!("{modified} {size}"),
             (None, None) => format!("{:032x} {size}", xxhash_rust::xxh3::xxh3_128(&self.head)),
         }
+    }
+
+    /// Asks once more whether the file is the one that was opened: its tag, its size and its first bytes. What one answer
+    /// brought whole is of one version.
+    pub(crate) fn check_unchanged(&self) -> Result<(), PlaceError> {
+        if self.bytes.is_some_and(|bytes| bytes <= self.head.len() as u64) {
+            return Ok(());
+        }
+        let endpoint = match &self.way {
+            Way::Ranges { reader, .. } => &reader.endpoint,
+            Way::Whole { endpoint, .. } => endpoint,
+        };
+        endpoint.shared.handle.block_on(async {
+            let mut attempts = Attempts::new(endpoint.shared.clone(), &endpoint.place);
+            loop {
+                match self.compare(endpoint).await {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => attempts.failed(failure).await?,
+                }
+            }
+        })
+    }
+
+    async fn compare(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let head = self.head.len() as u64;
+        let range = matches!(self.way, Way::Ranges { .. }).then_some(0..head);
+        let mut response = endpoint.get(range, &self.tag).await?;
+        let size = match content_range(response.headers()) {
+            Some((_, whole)) => whole,
+            None => response.content_length(),
+        };
+        if let (Some(was), Some(now)) = (self.bytes, size)
+            && was != now
+        {
+            return Err(endpoint.changed(format!("it had {was} bytes, now it has {now}")));
+        }
+        let (mut pace, mut same) = (Pace::default(), 0);
+        while same < self.head.len() {
+            let Some(bytes) = endpoint.next(&mut response, &mut pace).await? else {
+                return Err(Failure::again("the answer ended early"));
+            };
+            let first = self.head.get(same..).unwrap_or_default();
+            let compared = first.len().min(bytes.len());
+            if first.get(..compared) != bytes.get(..compared) {
+                return Err(endpoint.changed("its first bytes are others now".to_owned()));
+            }
+            same += compared;
+        }
+        Ok(())
     }
 
     /// A part that is known already.

@@ -300,6 +300,39 @@ fn a_file_that_changes_underneath_is_given_up_with_both_tags() {
 }
 
 #[test]
+fn a_file_that_changes_behind_the_last_answer_s_head_is_noticed_at_the_end() {
+    // Ranges with a tag; ranges without any; no ranges and no tag, but another size; the same, and other first bytes.
+    type Change = fn(&Asked, bool) -> Answer;
+    let changes: [(Change, &str); 4] = [
+        (|asked, changed| Answer::part(asked, &data(300_000), if changed { "\"new\"" } else { "\"old\"" }), "etag"),
+        (
+            |asked, changed| {
+                let mut answer = Answer::part(asked, &data(if changed { 300_001 } else { 300_000 }), "");
+                answer.headers.retain(|(name, _)| *name != "etag");
+                answer
+            },
+            "300001",
+        ),
+        (|_, changed| Answer::new("200 OK", &data(if changed { 299_999 } else { 300_000 })), "299999"),
+        (|_, changed| Answer::new("200 OK", &if changed { vec![7; 300_000] } else { data(300_000) }), "first bytes"),
+    ];
+    for (answer, told) in changes {
+        let changed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = changed.clone();
+        let server = Server::start(move |asked, _| answer(asked, seen.load(Ordering::SeqCst)));
+        let client = client(&server);
+        let opened = client.places.open(&server.url("/a"), None).unwrap();
+        let mut bytes = Vec::new();
+        opened.input.stream(0).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, data(300_000));
+        opened.check_unchanged().unwrap();
+        changed.store(true, Ordering::SeqCst);
+        let error = opened.check_unchanged().unwrap_err().to_string();
+        assert!(error.contains("changed while it was read") && error.contains(told), "{error}");
+    }
+}
+
+#[test]
 fn temporary_errors_are_tried_again_and_others_are_not() {
     let bytes = data(1000);
     let served = bytes.clone();

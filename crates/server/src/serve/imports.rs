@@ -60,10 +60,7 @@ pub(crate) fn open(
         settle: imports.watch.settle.get(),
         poll: imports.watch.poll.get(),
         staging,
-        keys: {
-            let access = access.clone();
-            Arc::new(move |id: &str| access.key_now(id))
-        },
+        access: access.clone(),
     })
     .map_err(failed)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lakegate_access::Access;
 use lakegate_env::{Clock, Random};
 use lakegate_ingest::Gate;
 use lakegate_model::TenantId;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::credentials::{KeyLookup, look_after};
+use super::credentials::look_after;
 use super::job::{Counts, Job, JobKind, JobState, JobView};
 use super::journal::{self, Asked, Id128, Journal, Line, Upload};
 use super::request::{Asker, ImportRequest, PARALLEL_MAX, RequestError};
@@ -52,8 +53,8 @@ pub struct ImportsOptions {
     pub poll: Duration,
     /// Staging, if it is on.
     pub staging: Option<StagingOptions>,
-    /// What became of the API keys that jobs and watches were begun with.
-    pub keys: KeyLookup,
+    /// Tells what became of the credentials that jobs and watches were begun with.
+    pub access: Access,
 }
 
 /// Why an import did not start.
@@ -145,7 +146,7 @@ impl Imports {
                 continue;
             }
             let Ok(tenant) = TenantId::new(&kept.asked.tenant) else { continue };
-            let again = Asker::again(tenant.clone(), kept.asked.key.as_deref(), &self.inner.options.keys);
+            let again = Asker::again(tenant.clone(), kept.asked.shown.as_ref(), &self.inner.options.access);
             let (asker, holds) = (again.clone().unwrap_or(Asker::nobody(tenant)), again.is_some());
             let Asked { kind, request, created_us, upload, .. } = kept.asked;
             let ended = kept.state;
@@ -160,7 +161,7 @@ impl Imports {
                 None => {
                     spooled.extend(upload.iter().map(|upload| upload.spooled.clone()));
                     if !holds {
-                        job.end_without_key();
+                        job.end_without_credentials();
                     }
                     let work = Work { files: None, upload, done: kept.done, begun: kept.begun };
                     self.inner.spawn(job, work);
@@ -188,7 +189,7 @@ impl Imports {
         let asked = Asked {
             kind: JobKind::Import,
             tenant: tenant.as_str().to_owned(),
-            key: asker.key(),
+            shown: asker.shown(),
             request: request.clone(),
             created_us: self.inner.options.clock.wall_us(),
             upload: None,
@@ -211,7 +212,7 @@ impl Imports {
         let asked = Asked {
             kind: JobKind::Upload,
             tenant: asker.tenant.as_str().to_owned(),
-            key: asker.key(),
+            shown: asker.shown(),
             request,
             created_us: self.inner.options.clock.wall_us(),
             upload: Some(upload),

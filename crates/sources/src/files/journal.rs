@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use lakegate_access::Shown;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -36,9 +37,9 @@ pub(super) enum Line {
 pub(super) struct Asked {
     pub(super) kind: JobKind,
     pub(super) tenant: String,
-    /// The id of the API key that it was asked with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) key: Option<Box<str>>,
+    /// The credentials that it was asked with.
+    #[serde(default, alias = "key", skip_serializing_if = "Option::is_none")]
+    pub(super) shown: Option<Shown>,
     pub(super) request: ImportRequest,
     pub(super) created_us: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,7 +175,7 @@ mod tests {
         let asked = Asked {
             kind: JobKind::Import,
             tenant: "t".into(),
-            key: Some("k".into()),
+            shown: Some(Shown::Key("k".into())),
             request: ImportRequest::default(),
             created_us: 1,
             upload: None,

@@ -15,7 +15,6 @@ mod rows;
 mod run;
 mod watch;
 
-pub use credentials::KeyLookup;
 pub use imports::{Imports, ImportsOptions, StartError};
 pub use job::{FileChoice, JobKind, JobProblem, JobState, JobView};
 pub use request::{After, Asker, ImportRequest, RequestError, stream_for};

@@ -82,33 +82,56 @@ impl Broken {
     }
 }
 
-/// Imports one file and adds it to the job's figures. Blocks. `Err`: it was not read to its end, and the same may work
-/// later.
-pub(super) fn import_file(inner: &Inner, job: &Job, source: &FileSource, earlier: &Earlier) -> Result<Counts, ()> {
-    let mut one = One { inner, job, counts: Counts::default(), file: None, attempt: 1 };
-    loop {
-        let broken = match one.run(source, earlier) {
-            Ok(()) => {
-                one.ended(None);
-                return Ok(one.counts);
-            }
-            Err(Broken::Stopped) => return Err(()),
-            Err(broken) => broken,
-        };
-        if matches!(&broken, Broken::Gate(error) if error.is_retryable()) && one.attempt < ATTEMPTS {
-            // What was not committed is read again, from the last mark on.
-            tracing::info!(job = %job.id, reason = %broken, "a file is taken up again");
-            one.attempt += 1;
-            job.figures.take_back(&one.counts);
-            one.counts = Counts::default();
-            std::thread::sleep(PAUSE * one.attempt);
-            continue;
-        }
-        let problem = JobProblem { file: source.shown(), row: None, reason: broken.to_string() };
-        tracing::warn!(job = %job.id, file = %problem.file, reason = %problem.reason, "a file was not imported whole");
-        one.count(Counts { files: 1, files_failed: 1, ..Counts::default() });
-        one.ended(Some(problem));
-        return if broken.is_temporary() { Err(()) } else { Ok(one.counts) };
+/// What importing a file came to. `Err`: it was not read to its end, and the same may work later.
+pub(super) enum Imported {
+    /// It is done with.
+    Done(Result<Counts, ()>),
+    /// It was read to its end, and is to be committed together with others.
+    Ready(Box<Ready>),
+}
+
+/// A file that was read to its end, its rows in durable files that no commit names yet.
+pub(super) struct Ready {
+    pub(super) import: Box<Import>,
+    pub(super) rest: ReadyFile,
+}
+
+/// The rest of what is known of it.
+pub(super) struct ReadyFile {
+    opened: Opened,
+    counts: Counts,
+    file: Option<Id128>,
+}
+
+/// Imports one file and adds it to the job's figures; one that is small is left for a commit with others. Blocks.
+pub(super) fn import_file(inner: &Inner, job: &Job, source: &FileSource, earlier: &Earlier) -> Imported {
+    One { inner, job, counts: Counts::default(), file: None, attempt: 1, is_alone: false }.import(source, earlier)
+}
+
+/// After the commit of a file that was left for it: it is done with, or imported anew by itself. Blocks.
+pub(super) fn end_file(
+    inner: &Inner,
+    job: &Job,
+    source: &FileSource,
+    ready: ReadyFile,
+    committed: Result<(), ImportError>,
+    earlier: &Earlier,
+) -> Result<Counts, ()> {
+    let ReadyFile { opened, counts, file } = ready;
+    let mut one = One { inner, job, counts, file, attempt: 1, is_alone: true };
+    let Err(error) = committed else {
+        one.count(Counts { files: 1, ..Counts::default() });
+        one.settle(source, &opened);
+        one.ended(None);
+        return Ok(one.counts);
+    };
+    tracing::info!(job = %job.id, reason = %error, "a file is taken up again");
+    job.figures.take_back(&one.counts);
+    one.counts = Counts::default();
+    one.attempt = if matches!(error, ImportError::AbsorbedElsewhere(_)) { 1 } else { 2 };
+    match one.import(source, earlier) {
+        Imported::Done(counts) => counts,
+        Imported::Ready(_) => Err(()),
     }
 }
 
@@ -118,6 +141,8 @@ struct One<'a> {
     counts: Counts,
     file: Option<Id128>,
     attempt: u32,
+    /// Whether it is committed by itself in any case.
+    is_alone: bool,
 }
 
 /// The rows of one table.
@@ -145,11 +170,43 @@ struct Subject {
 }
 
 impl One<'_> {
-    fn run(&mut self, source: &FileSource, earlier: &Earlier) -> Result<(), Broken> {
+    fn import(mut self, source: &FileSource, earlier: &Earlier) -> Imported {
+        loop {
+            let broken = match self.run(source, earlier) {
+                Ok(None) => {
+                    self.ended(None);
+                    return Imported::Done(Ok(self.counts));
+                }
+                Ok(Some((import, opened))) => {
+                    let rest = ReadyFile { opened, counts: self.counts, file: self.file };
+                    return Imported::Ready(Box::new(Ready { import, rest }));
+                }
+                Err(Broken::Stopped) => return Imported::Done(Err(())),
+                Err(broken) => broken,
+            };
+            if matches!(&broken, Broken::Gate(error) if error.is_retryable()) && self.attempt < ATTEMPTS {
+                // What was not committed is read again, from the last mark on.
+                tracing::info!(job = %self.job.id, reason = %broken, "a file is taken up again");
+                self.attempt += 1;
+                self.job.figures.take_back(&self.counts);
+                self.counts = Counts::default();
+                std::thread::sleep(PAUSE * self.attempt);
+                continue;
+            }
+            let problem = JobProblem { file: source.shown(), row: None, reason: broken.to_string() };
+            tracing::warn!(job = %self.job.id, file = %problem.file, reason = %problem.reason, "a file was not imported whole");
+            self.count(Counts { files: 1, files_failed: 1, ..Counts::default() });
+            self.ended(Some(problem));
+            return Imported::Done(if broken.is_temporary() { Err(()) } else { Ok(self.counts) });
+        }
+    }
+
+    /// Reads the file, and commits it. Some: it is to be committed with others.
+    fn run(&mut self, source: &FileSource, earlier: &Earlier) -> Result<Option<(Box<Import>, Opened)>, Broken> {
         let opened = source.open(self.inner, self.job.asker.tenant.as_str())?;
         let file = Id128(opened.identity.id());
         if earlier.done.contains(&file) {
-            return Ok(());
+            return Ok(None);
         }
         self.file = Some(file);
         if self.attempt == 1 {
@@ -172,6 +229,13 @@ impl One<'_> {
                 return Err(broken);
             }
         }
+        if let Some(Way::Open(Open { import, .. })) = ways.get_mut(&None).filter(|_| !self.is_alone)
+            && import.is_small()
+        {
+            self.inner.options.handle.block_on(import.write_now())?;
+            let Some(Way::Open(open)) = ways.remove(&None) else { return Ok(None) };
+            return Ok(Some((open.import, subject.opened)));
+        }
         let all_absorbed = !ways.is_empty() && ways.values().all(|way| matches!(way, Way::Absorbed));
         for way in ways.into_values() {
             if let Way::Open(open) = way {
@@ -181,7 +245,7 @@ impl One<'_> {
         let files_unchanged = u64::from(all_absorbed && !subject.was_begun);
         self.count(Counts { files: 1, files_unchanged, ..Counts::default() });
         self.settle(source, &subject.opened);
-        Ok(())
+        Ok(None)
     }
 
     /// Reads the file to its end.

@@ -3,15 +3,25 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use lakegate_ingest::ImportError;
 use lakegate_places::{FileIdentity, Found};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use super::imports::Inner;
 use super::job::{Counts, Job, JobProblem, JobState};
 use super::journal::{Id128, Line, Upload};
-use super::one::{FileSource, import_file};
+use super::one::{FileSource, Imported, Ready, ReadyFile, end_file, import_file};
+
+/// So many small files share a commit at most,
+const COMMIT_FILES: usize = 64;
+/// none waits longer for others,
+const COMMIT_AFTER: Duration = Duration::from_millis(300);
+/// and no more are read while so many commits are under way.
+const COMMITS: usize = 2;
 
 /// What a job has to do, and what earlier runs of it did.
 pub(super) struct Work {
@@ -75,40 +85,120 @@ async fn sources(
     Ok(files.into_iter().map(FileSource::Found).collect())
 }
 
-/// Imports files, several at once, until all are done with or the job or the process ends.
+/// What importing one file came to.
+type Outcome = (FileSource, Result<Counts, ()>);
+
+/// Files of a job that are read, and those that wait for their commit.
+struct Running {
+    inner: Arc<Inner>,
+    job: Arc<Job>,
+    earlier: Arc<Earlier>,
+    reading: JoinSet<(FileSource, Imported)>,
+    ready: Vec<(FileSource, Ready)>,
+    /// When the first of these was read.
+    since: Instant,
+    commits: JoinSet<Vec<Outcome>>,
+    ended: Vec<Outcome>,
+}
+
+/// Imports files, several at once, until all are done with or the job or the process ends. Small ones share commits.
 pub(super) async fn import_all(
     inner: &Arc<Inner>,
     job: &Arc<Job>,
     sources: Vec<FileSource>,
     earlier: Arc<Earlier>,
-) -> Vec<(FileSource, Result<Counts, ()>)> {
+) -> Vec<Outcome> {
     let own = Arc::new(Semaphore::new(job.request.parallel_files.unwrap_or(inner.options.parallel_files)));
-    let mut running = JoinSet::new();
-    let mut ended = Vec::new();
-    for source in sources {
-        let Some(permits) = permits(inner, job, &own).await else { break };
-        let (inner, job, earlier) = (inner.clone(), job.clone(), earlier.clone());
-        running.spawn_blocking(move || {
-            let counts = import_file(&inner, &job, &source, &earlier);
+    let mut sources = sources.into_iter().peekable();
+    let mut running = Running {
+        inner: inner.clone(),
+        job: job.clone(),
+        earlier,
+        reading: JoinSet::new(),
+        ready: Vec::new(),
+        since: Instant::now(),
+        commits: JoinSet::new(),
+        ended: Vec::new(),
+    };
+    loop {
+        let (more, reads, commits) = (sources.peek().is_some(), !running.reading.is_empty(), !running.commits.is_empty());
+        let is_last = !more && !reads;
+        if running.ready.len() >= COMMIT_FILES || (is_last && !running.ready.is_empty()) {
+            running.commit_ready();
+            continue;
+        }
+        if is_last && !commits {
+            return running.ended;
+        }
+        let (waits, due) = (!running.ready.is_empty(), running.since + COMMIT_AFTER);
+        tokio::select! {
+            biased;
+            Some(read) = running.reading.join_next(), if reads => running.read(read),
+            Some(done) = running.commits.join_next(), if commits => match done {
+                Ok(outcomes) => running.ended.extend(outcomes),
+                Err(error) => running.broke(&error),
+            },
+            permits = permits(inner, job, &own), if more && running.commits.len() < COMMITS => match permits {
+                Some(permits) => running.begin(sources.next(), permits),
+                None => sources = Vec::new().into_iter().peekable(),
+            },
+            () = tokio::time::sleep_until(due), if waits => running.commit_ready(),
+        }
+    }
+}
+
+impl Running {
+    fn begin(&mut self, source: Option<FileSource>, permits: [OwnedSemaphorePermit; 2]) {
+        let Some(source) = source else { return };
+        let (inner, job, earlier) = (self.inner.clone(), self.job.clone(), self.earlier.clone());
+        self.reading.spawn_blocking(move || {
+            let imported = import_file(&inner, &job, &source, &earlier);
             drop(permits);
-            (source, counts)
+            (source, imported)
         });
-        while let Some(Ok(one)) = running.try_join_next() {
-            ended.push(one);
-        }
     }
-    while let Some(joined) = running.join_next().await {
-        match joined {
-            Ok(one) => ended.push(one),
-            Err(error) => {
-                // A reader that breaks is one file's matter.
-                job.figures.add(&Counts { files: 1, files_failed: 1, ..Counts::default() });
-                let reason = format!("the reader broke: {error}");
-                job.tell_problem(JobProblem { file: String::new(), row: None, reason });
+
+    fn read(&mut self, read: Result<(FileSource, Imported), JoinError>) {
+        match read {
+            Ok((source, Imported::Done(counts))) => self.ended.push((source, counts)),
+            Ok((source, Imported::Ready(ready))) => {
+                if self.ready.is_empty() {
+                    self.since = Instant::now();
+                }
+                self.ready.push((source, *ready));
             }
+            Err(error) => self.broke(&error),
         }
     }
-    ended
+
+    /// A reader that breaks is one file's matter.
+    fn broke(&self, error: &JoinError) {
+        self.job.figures.add(&Counts { files: 1, files_failed: 1, ..Counts::default() });
+        let reason = format!("the reader broke: {error}");
+        self.job.tell_problem(JobProblem { file: String::new(), row: None, reason });
+    }
+
+    /// Commits what waits, while further files are read.
+    fn commit_ready(&mut self) {
+        let (inner, job, earlier) = (self.inner.clone(), self.job.clone(), self.earlier.clone());
+        let ready = std::mem::take(&mut self.ready);
+        self.commits.spawn(async move {
+            let (mut imports, mut files) = (Vec::with_capacity(ready.len()), Vec::with_capacity(ready.len()));
+            for (source, Ready { import, rest }) in ready {
+                imports.push(import);
+                files.push((source, rest));
+            }
+            let answers = inner.options.gate.finish_together(imports).await;
+            let end = move || {
+                let end = |((source, rest), answer): ((FileSource, ReadyFile), Result<_, ImportError>)| {
+                    let counts = end_file(&inner, &job, &source, rest, answer.map(|_| ()), &earlier);
+                    (source, counts)
+                };
+                files.into_iter().zip(answers).map(end).collect::<Vec<_>>()
+            };
+            tokio::task::spawn_blocking(end).await.unwrap_or_default()
+        });
+    }
 }
 
 async fn permits(inner: &Inner, job: &Job, own: &Arc<Semaphore>) -> Option<[OwnedSemaphorePermit; 2]> {

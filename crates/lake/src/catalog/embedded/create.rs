@@ -64,9 +64,28 @@ impl EmbeddedCatalog {
     ) -> Result<LoadedTable, CatalogError> {
         let bytes = encode_metadata(&staged.metadata)?;
         self.warehouse().save(vec![(staged.metadata_location.clone(), bytes)]).await?;
-        self.insert_row(table, &staged.metadata_location).await?;
+        if let Err(error) = self.insert_row(table, &staged.metadata_location).await {
+            if matches!(error, CatalogError::AlreadyExists(_)) {
+                self.clear_away(table, &staged).await;
+            }
+            return Err(error);
+        }
         self.remember(table, &staged.metadata_location, &staged.metadata);
         Ok(staged)
+    }
+
+    /// Another came first with a table of the name: what was made for ours goes. Left over, it harms nobody.
+    async fn clear_away(&self, table: &TableIdent, staged: &LoadedTable) {
+        let Ok(Some(first)) = self.pointer(table).await else { return };
+        if first == staged.metadata_location {
+            return;
+        }
+        let cleared = self.warehouse().remove(vec![staged.metadata_location.clone()]).await;
+        let place = staged.metadata.location().trim_end_matches('/');
+        if cleared.is_ok() && !first.starts_with(&format!("{place}/")) {
+            let folders = vec![format!("{place}/metadata"), format!("{place}/data"), place.to_owned()];
+            self.warehouse().remove_empty_folders(folders).await;
+        }
     }
 
     async fn insert_row(&self, table: &TableIdent, location: &str) -> Result<(), CatalogError> {

@@ -118,6 +118,29 @@ async fn tables_are_made_moved_registered_and_dropped() {
 }
 
 #[tokio::test]
+async fn who_comes_second_to_make_a_table_leaves_nothing_behind() {
+    let home = Home::new().await;
+    let catalog = &home.catalog;
+    catalog.create_namespace(&ns("a"), HashMap::new()).await.unwrap();
+    let table = TableIdent::new(ns("a"), "one".into());
+    // Both look before either makes its row: in the place of the first, and in one of its own.
+    for location in [None, Some(format!("{}/a/one-12345678", home.warehouse.root()))] {
+        let first = catalog.stage(&ns("a"), creation("one")).await.unwrap();
+        let second = catalog.stage(&ns("a"), TableCreation { location, ..creation("one") }).await.unwrap();
+        let left = second.metadata_location.clone();
+        catalog.insert_table(&table, first).await.unwrap();
+        assert!(matches!(catalog.insert_table(&table, second).await, Err(CatalogError::AlreadyExists(_))));
+        assert!(!home.warehouse.exists(&left).await.unwrap());
+        let kept = catalog.load_table(&table).await.unwrap();
+        assert!(home.warehouse.exists(&kept.metadata_location).await.unwrap());
+        let folder = std::path::Path::new(home.warehouse.root().trim_start_matches("file://")).join("a");
+        let folders: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(folders, ["one"]);
+        catalog.drop_table(&table, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_commit_whose_requirement_does_not_hold_is_a_conflict_and_changes_nothing() {
     let home = Home::new().await;
     let catalog = &home.catalog;

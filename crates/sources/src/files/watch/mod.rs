@@ -82,8 +82,8 @@ impl Watch {
             }
         }
         let created_us = inner.options.clock.wall_us();
-        let key = asker.key();
-        let asked = Asked { kind: JobKind::Watch, tenant, key, request: request.clone(), created_us, upload: None };
+        let shown = asker.shown();
+        let asked = Asked { kind: JobKind::Watch, tenant, shown, request: request.clone(), created_us, upload: None };
         let id = inner.new_id();
         let journal = Journal::create(&inner.options.dir.join("watches"), id, &asked)?;
         let job = Job::new(id, JobKind::Watch, asker, request, created_us, Counts::default(), journal);
@@ -111,8 +111,8 @@ impl Watch {
                 }
             }
             let journal = Journal::reopen(&path)?;
-            let Some(asker) = Asker::again(tenant, asked.key.as_deref(), &inner.options.keys) else {
-                tracing::warn!(watch = %id, tenant = asked.tenant, "a watch has ended: the API key that began it no longer holds");
+            let Some(asker) = Asker::again(tenant, asked.shown.as_ref(), &inner.options.access) else {
+                tracing::warn!(watch = %id, tenant = asked.tenant, "a watch has ended: the credentials that began it no longer hold");
                 journal.remove()?;
                 continue;
             };

@@ -43,7 +43,7 @@ impl StagingOptions {
 
     pub(super) fn asked(&self, created_us: i64) -> Asked {
         let tenant = self.tenant.as_str().to_owned();
-        Asked { kind: JobKind::Watch, tenant, key: None, request: self.request(), created_us, upload: None }
+        Asked { kind: JobKind::Watch, tenant, shown: None, request: self.request(), created_us, upload: None }
     }
 
     pub(super) fn job(&self, journal: Journal, before: Counts, created_us: i64) -> Job {
