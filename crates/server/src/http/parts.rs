@@ -70,11 +70,12 @@ pub(crate) struct Remembered {
 pub(crate) fn all(app: &App) -> Vec<Part> {
     let mut found = own(app);
     for source in app.kafka.status() {
-        let (SourceState::Waiting(why) | SourceState::Stopped(why)) = &source.state else {
-            found.push(Part::new("kafka", source.name, 0.0, None));
-            continue;
+        let error = match &source.state {
+            SourceState::Connecting | SourceState::Running => None,
+            SourceState::Waiting(why) => Some(format!("waits: {why}")),
+            SourceState::Stopped(why) => Some(format!("has stopped: {why}")),
         };
-        found.push(Part::new("kafka", source.name, 0.0, Some(why.clone())));
+        found.push(Part::new("kafka", source.name, 0.0, error));
     }
     found.extend(app.consumers.list().into_iter().map(Part::of_consumer));
     if let Some(channel) = &app.channel {

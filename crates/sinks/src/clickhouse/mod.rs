@@ -16,6 +16,7 @@ mod encode;
 mod table;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -126,16 +127,24 @@ impl ClickHouse {
             Some(table) => table,
             None => Table::look(self, name, features).await?,
         };
-        for (_, rows) in share {
+        // One statement names one set of columns: rows of contracts that differ go by themselves. Requests of one contract,
+        // of which there may be as many as rows, have it and its columns in common, and are told by their addresses.
+        let mut alike: Vec<(&Rows, Vec<Share<'_>>)> = Vec::new();
+        for (first, rows) in share {
+            match alike.iter_mut().find(|(other, _)| is_alike(other, rows)) {
+                Some((_, some)) => some.push((*first, rows)),
+                None => alike.push((rows, vec![(*first, rows)])),
+            }
+        }
+        for (rows, _) in &alike {
             table.fit(self, &rows.contract, features).await?;
         }
-        // One statement names one set of columns: rows of contracts that differ go by themselves.
         let mut groups: Vec<(Vec<&str>, Vec<Share<'_>>)> = Vec::new();
-        for (first, rows) in share {
+        for (rows, some) in alike {
             let columns = table.columns_of(rows);
             match groups.iter_mut().find(|(named, _)| *named == columns) {
-                Some((_, group)) => group.push((*first, rows)),
-                None => groups.push((columns, vec![(*first, rows)])),
+                Some((_, group)) => group.extend(some),
+                None => groups.push((columns, some)),
             }
         }
         let mut refused = Vec::new();
@@ -260,6 +269,12 @@ impl Fault {
             Self::Away(reason) | Self::Refused(reason) => reason,
         }
     }
+}
+
+/// Whether contract and columns are the same, by their addresses alone.
+fn is_alike(one: &Rows, other: &Rows) -> bool {
+    let columns = (one.batch.schema_ref(), other.batch.schema_ref());
+    Arc::ptr_eq(&one.contract, &other.contract) && (Arc::ptr_eq(columns.0, columns.1) || columns.0 == columns.1)
 }
 
 /// A name in back quotes.
