@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -179,3 +180,29 @@ def installed(name):
     path = {"clickhouse": "/usr/sbin/clickhouse-server", "redis": "/usr/bin/redis-server"}[name]
     if not pathlib.Path(path).exists():
         subprocess.run([ROOT / "scripts/services/services.sh", "install", name], check=True)
+
+
+class CurrentClickHouse(ClickHouse):
+    """The current engine, in a process of its own with its own packages."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process = None
+        self.python = pathlib.Path.home() / ".cache/lakegate/chdb/bin/python"
+        packages = ROOT / "tests/e2e/chdb-requirements.txt"
+        if not self.python.exists():
+            subprocess.run([sys.executable, "-m", "venv", self.python.parents[1]], check=True)
+        subprocess.run([self.python, "-m", "pip", "install", "-q", "-r", packages], check=True)
+
+    def start(self):
+        with open(self.folder / "out", "ab") as log:
+            arguments = [self.python, ROOT / "tests/e2e/chdb_front.py", str(self.port), self.folder]
+            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, cwd=self.folder)
+        until(self.answers, 60, "the engine")
+        return self
+
+    def lose_next_answer(self):
+        requests.get(f"{self.url}/lose", timeout=30)

@@ -99,3 +99,28 @@ def test_columns_that_a_contract_gains_are_added(make_server, clickhouse):
     until(lambda: clickhouse.count(table="of_orders") == 2)
     rows = clickhouse.ask("SELECT id, n, price, ok FROM default.of_orders ORDER BY id FORMAT TabSeparated").splitlines()
     assert rows == ["a\t1\t\\N\t\\N", "b\t2\t12.50\t1"]
+
+
+def test_rows_that_do_not_fit_are_set_aside_the_others_go_on_and_they_can_be_sent_again(make_server, clickhouse):
+    clickhouse.ask("CREATE TABLE default.small (id String, n Nullable(UInt8)) ENGINE = MergeTree() ORDER BY id")
+    columns = [{"name": "id", "type": "string", "required": True}, {"name": "n", "type": "long"}]
+    sink = settings(clickhouse, **{"from": {"streams": ["orders"]}})
+    sink["sinks"]["raw"]["clickhouse"] = {"url": clickhouse.url, "table": "small"}
+    server = make_server({"streams": {"orders": {"columns": columns, "payload": "json", "event_key": ["id"]}}, **sink}).start()
+    body = "\n".join(json.dumps({"id": f"i{n}", "n": n}) for n in range(300))
+    answer = requests.post(f"{server.http}/api/ingest/streams/orders", data=body, headers={"content-type": "application/x-ndjson"}, timeout=30)
+    assert answer.status_code in (200, 202), answer.text
+    until(lambda: consumer(server, "raw")["delivered"] == 256, what="all that fit")
+    status = consumer(server, "raw")
+    assert balanced(status) and (status["dead"], status["dead_kept"], status["state"]) == (44, 44, "running")
+    assert clickhouse.count(table="small") == 256 and clickhouse.count("max(n)", "small") == 255
+    listed = server.cli("consumers", "dead", "ls", "raw", "--url", server.http)
+    assert listed.returncode == 0 and listed.stdout.count("has no room for the number") == 44, listed
+    server.kill()
+    server.start()
+    assert "0 delivered, 44 refused again" in server.cli("consumers", "dead", "replay", "raw", "--url", server.http).stdout
+    clickhouse.ask("ALTER TABLE default.small MODIFY COLUMN n Nullable(Int64)")
+    assert "44 delivered, 0 refused" in server.cli("consumers", "dead", "replay", "raw", "--url", server.http).stdout
+    rows = clickhouse.ask("SELECT id, n FROM default.small ORDER BY n FORMAT TabSeparated").splitlines()
+    assert rows == [f"i{n}\t{n}" for n in range(300)]
+    assert (consumer(server, "raw")["delivered"], consumer(server, "raw")["dead_kept"]) == (300, 0)

@@ -300,7 +300,7 @@ def test_a_consumer_that_is_added_later_begins_with_the_oldest_rows(make_server,
 
 
 def test_subscribers_hear_of_events_that_another_instance_took(make_server, redis):
-    shared = {"duplicates": {"redis": {"url": redis.url}}}
+    shared = {"duplicates": {"redis": {"url": redis.url, "when_away": "accept_and_mark"}}}
     one, two = (make_server(shared, name).start() for name in ("one", "two"))
 
     def redis_of(server):
@@ -323,6 +323,41 @@ def test_subscribers_hear_of_events_that_another_instance_took(make_server, redi
         again = event(1, "purchase_completed")
         send(two, [again])
         assert hear(listener)["eventId"] == again["eventId"]
+
+
+def test_health_is_unhealthy_only_where_events_are_not_taken(make_server, redis):
+    server = make_server({"duplicates": {"redis": {"url": redis.url, "when_away": "wait", "wait": "100ms"}}}).start()
+    health = lambda: requests.get(f"{server.http}/health", timeout=10)
+    found = until(lambda: (h := health()).json()["status"] == "healthy" and {"catalog", "store"} <= set(h.json()["services"]) and h.json())
+    services = found["services"]
+    assert all(services[name]["latencyMs"] > 0 and services[name]["lastError"] is None for name in ("catalog", "store", "disk", "wal"))
+    redis.kill()
+    answer = until(lambda: (h := health()).status_code == 503 and h.json())
+    assert answer["status"] == "unhealthy" and "duplicates" in answer["services"]["redis"]["parts"]
+    assert requests.post(f"{server.http}/events", json=event(), timeout=30).status_code == 503
+    redis.start()
+    found = until(lambda: (h := health()).status_code == 200 and h.json()["status"] == "healthy" and h.json())
+    assert found["services"]["redis"]["error"] is None and found["services"]["redis"]["lastError"]["error"]
+    assert requests.post(f"{server.http}/events", json=event(), timeout=30).status_code == 202
+
+
+def test_what_redis_refuses_for_one_stream_is_set_aside_and_the_others_go_on(make_server, redis):
+    def ask(*words):
+        return subprocess.run(["redis-cli", "-p", str(redis.port), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    ask("SET", "of:plain", "no stream")
+    sink = {"from": {"streams": ["events", "plain"]}, "redis": {"url": redis.url, "key": "of:{stream}"}, "batch": {"wait": "10ms"}}
+    server = make_server({"sinks": {"r": sink}}).start()
+    for n in range(20):
+        send(server, [event(n)])
+        answer = requests.post(f"{server.http}/api/ingest/streams/plain", json={"n": n}, timeout=30)
+        assert answer.status_code in (200, 202), answer.text
+    status = until(lambda: (s := consumer(server, "r"))["delivered"] == 20 and s["dead"] == 20 and s)
+    assert balanced(status) and ask("XLEN", "of:events") == "20"
+    assert server.cli("consumers", "dead", "ls", "r", "--url", server.http).stdout.count("WRONGTYPE") == 20
+    ask("DEL", "of:plain")
+    assert "20 delivered, 0 refused" in server.cli("consumers", "dead", "replay", "r", "--url", server.http).stdout
+    assert ask("XLEN", "of:plain") == "20" and balanced(consumer(server, "r"))
 
 
 def test_records_and_notices_go_to_redis_streams(make_server, redis):

@@ -1,8 +1,8 @@
 """The cart service whole, as examples/cart ships it: a storm of events over REST and WebSocket into ClickHouse, Redis and
 three services that are slow, failing, hanging and gone by turns, with kills of servers and of the gateway.
 
-    LAKEGATE_STORM_EVENTS=1000000 pytest tests/e2e/test_storm.py      the storm in full; 6,000 events by default
-    LAKEGATE_STORM_KAFKA=127.0.0.1:9092 pytest …                      with the two Kafka topics of the example too
+6,000 events by default; `scripts/cart_storm.py` runs it with more (LAKEGATE_STORM_EVENTS), and with the two Kafka topics of the
+example (LAKEGATE_STORM_KAFKA).
 """
 
 import collections
@@ -11,8 +11,10 @@ import json
 import os
 import random
 import re
+import statistics
 import threading
 import time
+import uuid
 
 import requests
 from websockets.exceptions import WebSocketException
@@ -26,6 +28,7 @@ from test_duplicates import redis  # noqa: F401
 
 EVENTS = int(os.environ.get("LAKEGATE_STORM_EVENTS", "6000"))
 KAFKA = os.environ.get("LAKEGATE_STORM_KAFKA", "")
+RUN = uuid.uuid4().hex[:8]
 KINDS = ["cart_created", "cart_updated", "cart_abandoned", "item_added", "item_removed", "purchase_completed"]
 SERVICES = {"prediction": "cart_abandoned", "analytics": "cart_updated", "completion": "purchase_completed"}
 
@@ -44,7 +47,7 @@ def settings(clickhouse, redis, services):
     config["sinks"]["recent"]["redis"]["entries_max"] = 10 * EVENTS
     for name in ("events-topic", "notices"):
         if KAFKA:
-            config["sinks"][name]["kafka"]["brokers"] = KAFKA
+            config["sinks"][name]["kafka"].update(brokers=KAFKA, topic=f"{config['sinks'][name]['kafka']['topic']}-{RUN}")
         else:
             del config["sinks"][name]
     for route in config["routes"]:
@@ -61,7 +64,7 @@ class Shop:
     def __init__(self, server, events, socket):
         self.server, self.events, self.socket = server, events, socket
         self.thread = threading.Thread(target=self.run)
-        self.error = None
+        self.error, self.taken = None, 0
         self.thread.start()
 
     def run(self):
@@ -79,6 +82,7 @@ class Shop:
                 if not self.socket:
                     answer = requests.post(f"{self.server.http}/events/batch", json={"events": some}, timeout=30)
                     if answer.status_code in (200, 202) and answer.json()["successful"] == len(some):
+                        self.taken += len(some)
                         return
                 else:
                     with connect(self.server.http.replace("http", "ws") + "/events/stream") as ws:
@@ -90,9 +94,26 @@ class Shop:
                                 break
                             assert answer["eventId"] == some[0]["eventId"]
                             some = some[1:]
+                            self.taken += 1
             except (requests.RequestException, WebSocketException, OSError, TimeoutError):
                 pass
             time.sleep(0.05)
+
+
+def of_topic(topic, wanted):
+    """The events of a topic, each as often as it is there, from when the wanted ones are."""
+    from confluent_kafka import Consumer
+
+    reader = Consumer({"bootstrap.servers": KAFKA, "group.id": RUN, "auto.offset.reset": "earliest"})
+    reader.subscribe([topic])
+    found, left, until_time = [], set(wanted), time.monotonic() + 120
+    while left:
+        assert time.monotonic() < until_time, f"{len(left)} events are not in the topic"
+        for message in reader.consume(10000, 1.0):
+            found.append(json.loads(message.value()))
+            left.discard(found[-1]["eventId"])
+    reader.close()
+    return found
 
 
 def test_f57_f63_f65_a_storm_reaches_everything_once_or_in_order_whatever_fails(make_server, clickhouse, redis):
@@ -103,26 +124,37 @@ def test_f57_f63_f65_a_storm_reaches_everything_once_or_in_order_whatever_fails(
     for number in range(6):
         share = [event(n, chance.choice(KINDS), sessionId=f"shop-{number}-{n % 5}") for n in range(EVENTS // 6)]
         shops.append(Shop(server, share, socket=number % 3 == 0))
-    moods = itertools.cycle(["slow", "failing", "hanging", "busy", "gone"])
-    seen = set()
+    moods = itertools.cycle(["well", "slow", "failing", "hanging", "busy", "gone"])
+    seen, rates = set(), collections.defaultdict(list)
+    began = time.monotonic()
     for turn in itertools.count():
         sick = list(services.values())[turn % 3]
         mood = next(moods)
         sick.stop() if mood == "gone" else setattr(sick, "mood", mood)
+        before, started = sum(shop.taken for shop in shops), time.monotonic()
         time.sleep(1)
+        if all(shop.thread.is_alive() for shop in shops):
+            away = mood if clickhouse.process else "ClickHouse"
+            rates[away].append((sum(shop.taken for shop in shops) - before) / (time.monotonic() - started))
         seen |= {one["breaker"] for one in requests.get(f"{server.http}/api/consumers", timeout=10).json()["consumers"]}
-        if turn == 1:
+        if turn % 5 == 1:
             clickhouse.kill()
-        if turn == 2:
+        if turn % 5 == 2:
             server.kill()
             server.start()
-        if turn == 3:
+        if turn % 5 == 3:
             clickhouse.start()
+        if turn % 5 == 4:
+            redis.kill()
+            redis.start()
         sick.mood = "well"
         if sick.server is None:
             sick.start()
         if turn >= 4 and not any(shop.thread.is_alive() for shop in shops):
             break
+    if clickhouse.process is None:
+        clickhouse.start()
+    took = time.monotonic() - began
     assert not any(shop.error for shop in shops), [shop.error for shop in shops]
     sent = [one for shop in shops for one in shop.events]
     names = [name for name in ("prediction", "analytics", "completion", "raw", "recent", "events-topic") if KAFKA or name != "events-topic"]
@@ -131,6 +163,7 @@ def test_f57_f63_f65_a_storm_reaches_everything_once_or_in_order_whatever_fails(
         status = consumer(server, name)
         assert balanced(status) and status["dead"] == status["skipped"] == 0, status
     assert server.sql("SELECT count(*) AS n, count(DISTINCT event_id) AS d FROM default.events") == [{"n": len(sent), "d": len(sent)}]
+    delivered = time.monotonic() - began
     assert clickhouse.count("uniqExact(_key)") == clickhouse.count(final="FINAL") == len(sent)
     for name, kind in SERVICES.items():
         wanted = [one for one in sent if one["eventType"] == kind]
@@ -142,5 +175,12 @@ def test_f57_f63_f65_a_storm_reaches_everything_once_or_in_order_whatever_fails(
         keys = services[name].keys()
         assert len(keys) == len(wanted), "a key for each event, the same each time"
     assert "open" in seen
+    if KAFKA:
+        in_order(of_topic(f"cart-events-{RUN}", {one["eventId"] for one in sent}), sent)
     assert collections.Counter(line["level"] for line in map(json.loads, server.log.read_text().splitlines()))["ERROR"] == 0
     [service.stop() for service in services.values()]
+    print(f"{len(sent)} events taken in {took:.0f} s, all delivered after {delivered:.0f} s, {turn + 1} turns of a second and what was killed")
+    for away, some in rates.items():
+        print(f"  events/s taken while {away:<10} median {statistics.median(some):,.0f} of {len(some)} turns")
+    for service in services.values():
+        print(f"  requests {service.asked}, taken {len(service.taken)}, keys {len(service.keys())}")

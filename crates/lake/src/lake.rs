@@ -12,6 +12,7 @@ use crate::error::LakeError;
 use crate::options::{Care, LakeOptions};
 use crate::schema::creation_of;
 use crate::table::LakeTable;
+use crate::warehouse::WarehouseError;
 
 /// All tables of one warehouse and catalog, as one writer sees them. Clones share it.
 #[derive(Clone)]
@@ -48,6 +49,23 @@ impl Lake {
     #[must_use]
     pub fn care(&self) -> Care {
         self.shared.care
+    }
+
+    /// Asks the catalog for something small.
+    ///
+    /// # Errors
+    /// It did not answer as it should.
+    pub async fn ask_catalog(&self) -> Result<(), CatalogError> {
+        self.shared.options.catalog.list_namespaces(None).await.map(drop)
+    }
+
+    /// Asks the store of the tables' files for one that need not be there.
+    ///
+    /// # Errors
+    /// It did not answer as it should.
+    pub async fn ask_store(&self) -> Result<(), WarehouseError> {
+        let warehouse = &self.shared.options.warehouse;
+        warehouse.exists(&format!("{}/.well", warehouse.root())).await.map(drop)
     }
 
     /// Loads the contract's table, or makes it and its namespace. Columns of the contract that it lacks are added by the

@@ -17,16 +17,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::{Breaker, Ended};
-use crate::clickhouse::ClickHouse;
-use crate::dead::DeadRecords;
-use crate::kafka::Kafka;
+use crate::dead::{DeadRecord, DeadRecords};
 use crate::kept::{Back, Counts, Keeper, Kept};
 use crate::live::{ConsumerState, Live};
-use crate::outgoing::{Message, parcels};
+use crate::outgoing::Message;
 use crate::record::Rows;
-use crate::redis::Redis;
 use crate::route::{Route, pause_after};
 use crate::settings::{ConsumerSettings, SharedSettings, Start, Target, What};
+use crate::sink::{Sink, dead_of};
 use crate::source::{Chunk, End, Source, SourceError};
 
 /// A position that moved without a delivery is kept at most so often.
@@ -275,7 +273,12 @@ impl Consumer {
             let records = rows.iter().map(Rows::len).sum();
             self.live.under_way(records, received_us);
             let token = format!("{}-{}-{from}-{}", self.settings.name, self.kept.log, after.offset);
-            self.send(&mut sink, &rows, &token).await;
+            let dead = self.send(&mut sink, &rows, &token).await;
+            if !dead.is_empty() {
+                counts.delivered -= dead.len() as u64;
+                counts.dead += dead.len() as u64;
+                self.bury(&dead).await?;
+            }
             after.counts.add(counts);
             after.batch_end = None;
             self.kept = after;
@@ -327,8 +330,8 @@ impl Consumer {
         }
     }
 
-    /// Sends a batch until it is taken.
-    async fn send(&mut self, sink: &mut Sink, rows: &[Rows], token: &str) {
+    /// Sends a batch until it is taken; returns the records that were refused for what they are.
+    async fn send(&mut self, sink: &mut Sink, rows: &[Rows], token: &str) -> Vec<DeadRecord> {
         let messages = sink.messages(rows, &self.settings.order_key);
         let mut attempts = 0;
         loop {
@@ -338,10 +341,10 @@ impl Consumer {
             let sent = sink.deliver(rows, &messages, token).await;
             self.live.took(started.elapsed());
             match sent {
-                Ok(()) => {
+                Ok(refused) => {
                     permit.end(Ended::Well);
                     self.live.well();
-                    return;
+                    return dead_of(rows, &refused, &self.settings, (attempts, self.ground.clock.wall_us()));
                 }
                 Err(reason) => {
                     permit.end(Ended::Badly);
@@ -352,6 +355,22 @@ impl Consumer {
         }
     }
 
+    /// Keeps records that were refused. Where there is no room it waits: the others of their batch are delivered already.
+    async fn bury(&self, dead: &[DeadRecord]) -> Result<(), RunError> {
+        if let Some(first) = dead.first() {
+            let (consumer, reason) = (&self.settings.name, &first.reason);
+            tracing::warn!(%consumer, records = dead.len(), key = %first.key, %reason, "records were refused; they are kept");
+        }
+        while !self.dead.add(dead).map_err(RunError::Keep)? {
+            self.live.failed(&RunError::NoRoomForDead.to_string());
+            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        }
+        let name = self.settings.name.clone();
+        metrics::counter!("lakegate_consumer_dead_total", "consumer" => name).increment(dead.len() as u64);
+        self.live.well();
+        Ok(())
+    }
+
     /// Sends messages until they are taken: notices, which are no records.
     pub(crate) async fn send_messages(&mut self, sink: &mut Sink, messages: Vec<Message>) {
         let mut attempts = 0;
@@ -359,9 +378,12 @@ impl Consumer {
             let permit = self.breaker.permit().await;
             attempts += 1;
             match sink.deliver(&[], &messages, "").await {
-                Ok(()) => {
+                Ok(refused) => {
                     permit.end(Ended::Well);
                     self.live.well();
+                    for one in refused {
+                        tracing::warn!(consumer = %self.settings.name, reason = %one.reason, "a notice was refused");
+                    }
                     return;
                 }
                 Err(reason) => {
@@ -386,46 +408,6 @@ fn go(gate: &Gate, kept: &mut Kept, to: Goto) {
         Goto::Lake => {
             kept.offset = 0;
             kept.back = Some(Back { from: None, then: gate.first_offset(), ..Back::default() });
-        }
-    }
-}
-
-/// What takes batches.
-pub(crate) enum Sink {
-    ClickHouse(ClickHouse),
-    Kafka(Kafka),
-    Redis(Redis),
-}
-
-impl Sink {
-    pub(crate) fn open(target: &Target) -> Result<Self, String> {
-        match target {
-            Target::ClickHouse(settings) => ClickHouse::open(settings.clone()).map(Self::ClickHouse),
-            Target::Kafka(settings) => Kafka::open(settings.clone()).map(Self::Kafka),
-            Target::Redis(settings) => Redis::open(settings.clone()).map(Self::Redis),
-            Target::Http(_) => Err("records go to services one by one".to_owned()),
-        }
-    }
-
-    fn needs_same_batches(&self) -> bool {
-        matches!(self, Self::ClickHouse(sink) if sink.needs_same_batches())
-    }
-
-    /// The rows as messages, for those that take such.
-    fn messages(&self, rows: &[Rows], order: &[Vec<String>]) -> Vec<Message> {
-        match self {
-            Self::ClickHouse(_) => Vec::new(),
-            Self::Kafka(_) | Self::Redis(_) => {
-                rows.iter().flat_map(parcels).map(|parcel| Message::of(&parcel, order)).collect()
-            }
-        }
-    }
-
-    async fn deliver(&mut self, rows: &[Rows], messages: &[Message], token: &str) -> Result<(), String> {
-        match self {
-            Self::ClickHouse(sink) => sink.deliver(rows, token).await,
-            Self::Kafka(sink) => sink.deliver(messages).await,
-            Self::Redis(sink) => sink.deliver(messages).await,
         }
     }
 }

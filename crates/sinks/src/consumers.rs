@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use lakegate_env::{Clock, Disk};
 use lakegate_ingest::Gate;
+use lakegate_model::{Contract, StreamKey};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::dead::{DeadRecord, DeadRecords};
 use crate::live::{ConsumerStatus, Live};
 use crate::route::{Parcel, Route};
 use crate::settings::{ConsumerSettings, SharedSettings, Target};
+use crate::sink::Sink;
 
 /// Orders that wait for one consumer.
 const ORDERS: usize = 4;
@@ -66,6 +68,7 @@ struct Handle {
     live: Arc<Live>,
     dead: DeadRecords,
     route: Option<Arc<Route>>,
+    settings: Arc<ConsumerSettings>,
     orders: mpsc::Sender<Command>,
     task: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
@@ -190,19 +193,21 @@ impl Consumers {
     pub async fn replay(&self, name: &str, key: Option<&str>) -> Result<Revived, ConsumerError> {
         let handle = self.find(name)?;
         let failed = |error: io::Error| ConsumerError::Failed(error.to_string());
-        let route = handle.route.clone().ok_or_else(|| ConsumerError::Failed(format!("{name} gives up no records")))?;
+        let mut sink = match &handle.route {
+            Some(_) => None,
+            None => Some(Sink::open(&handle.settings.target).map_err(ConsumerError::Failed)?),
+        };
         let mut done = Revived::default();
         for record in self.dead(name)?.into_iter().filter(|record| key.is_none_or(|key| record.key == key)) {
-            let parcel = Parcel {
-                key: record.key.clone(),
-                tenant: record.tenant,
-                stream: record.stream,
-                received_us: record.received_us,
-                correlation_id: record.correlation_id.into(),
-                row: record.row,
-                event: record.event,
+            let sent = match (&handle.route, &mut sink) {
+                (Some(route), _) => route.deliver_once(&Parcel::of_dead(&record)).await,
+                (None, Some(sink)) => {
+                    let contract = self.contract_of(&record).await?;
+                    sink.deliver_again(&record, contract, &handle.settings.order_key).await
+                }
+                (None, None) => Err("it takes no records".to_owned()),
             };
-            match route.deliver_once(&parcel).await {
+            match sent {
                 Err(reason) => {
                     done.refused += 1;
                     done.last_reason = Some(reason);
@@ -217,6 +222,14 @@ impl Consumers {
             }
         }
         Ok(done)
+    }
+
+    /// The contract of a record's stream, as it is now.
+    async fn contract_of(&self, record: &DeadRecord) -> Result<Option<Arc<Contract>>, ConsumerError> {
+        let wanted = |key: &StreamKey| key.tenant.as_str() == record.tenant && key.stream.as_str() == record.stream;
+        let tables = self.0.gate.history(wanted).await;
+        let tables = tables.map_err(|error| ConsumerError::Failed(error.to_string()))?;
+        Ok(tables.into_iter().next().map(|table| table.contract))
     }
 
     /// Ends all of them; what is under way is delivered again after the next start.
@@ -241,9 +254,9 @@ fn start(
 ) -> io::Result<Handle> {
     let consumer = Consumer::open(settings, ground.clone(), breaker, live.clone(), dir)?;
     let (orders, receiver) = mpsc::channel(ORDERS);
-    let (dead, route) = (consumer.dead.clone(), consumer.route.clone());
+    let (dead, route, settings) = (consumer.dead.clone(), consumer.route.clone(), consumer.settings.clone());
     let task = parking_lot::Mutex::new(Some(tokio::spawn(consumer.run(receiver, stop.clone()))));
-    Ok(Handle { live, dead, route, orders, task })
+    Ok(Handle { live, dead, route, settings, orders, task })
 }
 
 /// What a breaker is for: the server, where several consumers may share one.
@@ -253,5 +266,6 @@ fn service_of(settings: &ConsumerSettings) -> String {
         Target::ClickHouse(server) => server.url.origin().ascii_serialization(),
         Target::Kafka(kafka) => format!("kafka://{}", kafka.brokers),
         Target::Redis(_) => format!("redis ({})", settings.name),
+        Target::Channel(_) => format!("channel ({})", settings.name),
     }
 }

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lakegate_env::Disk;
+use lakegate_model::{Contract, StreamKey, StreamName, TenantId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::record::Rows;
 
 /// A record that was given up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +40,33 @@ pub struct DeadRecord {
     pub row: Map<String, Value>,
     /// The event as it came.
     pub event: Value,
+    /// Its columns as an Arrow stream in Base64, for systems that take columns; else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cells: String,
+    /// Where it is from: the log and offset, or the table's file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub place: String,
+    /// Which row there.
+    #[serde(default)]
+    pub number: u32,
+}
+
+impl DeadRecord {
+    /// As rows again, whose contract is `contract`.
+    pub(crate) fn rows(&self, contract: Arc<Contract>) -> Result<Rows, String> {
+        let name = |error: lakegate_model::NameError| error.to_string();
+        let key = StreamKey {
+            tenant: TenantId::new(&self.tenant).map_err(name)?,
+            stream: StreamName::new(&self.stream).map_err(name)?,
+        };
+        Rows::of_cells(&self.cells, key, contract).map(|rows| Rows {
+            place: self.place.as_str().into(),
+            numbers: vec![self.number],
+            received_us: self.received_us,
+            correlation_id: self.correlation_id.as_str().into(),
+            ..rows
+        })
+    }
 }
 
 /// One consumer's dead records.
@@ -79,24 +109,27 @@ impl DeadRecords {
         self.0.inner.lock().records
     }
 
-    /// Adds one, durably. `Ok(false)`: there is no room.
-    pub(crate) fn add(&self, record: &DeadRecord) -> io::Result<bool> {
-        let mut line = serde_json::to_vec(record).map_err(io::Error::other)?;
-        line.push(b'\n');
+    /// Adds some, durably: all of them, or `Ok(false)` where there is no room for that.
+    pub(crate) fn add(&self, records: &[DeadRecord]) -> io::Result<bool> {
+        let mut lines = Vec::new();
+        for record in records {
+            serde_json::to_writer(&mut lines, record).map_err(io::Error::other)?;
+            lines.push(b'\n');
+        }
         let shared = &self.0;
         let mut inner = shared.inner.lock();
-        if inner.bytes + line.len() as u64 > shared.bytes_max {
-            return Ok(false);
+        if lines.is_empty() || inner.bytes + lines.len() as u64 > shared.bytes_max {
+            return Ok(lines.is_empty());
         }
         let is_new = !shared.disk.exists(&shared.path)?;
         let file = if is_new { shared.disk.create_new(&shared.path)? } else { shared.disk.open(&shared.path)? };
-        file.write_all_at(&line, inner.bytes)?;
+        file.write_all_at(&lines, inner.bytes)?;
         file.sync_data()?;
         if is_new && let Some(dir) = shared.path.parent() {
             shared.disk.sync_dir(dir)?;
         }
-        inner.bytes += line.len() as u64;
-        inner.records += 1;
+        inner.bytes += lines.len() as u64;
+        inner.records += records.len() as u64;
         Ok(true)
     }
 
@@ -153,6 +186,9 @@ mod tests {
             correlation_id: String::new(),
             row: Map::new(),
             event: Value::Null,
+            cells: String::new(),
+            place: String::new(),
+            number: 0,
         }
     }
 
@@ -160,17 +196,17 @@ mod tests {
     fn dead_records_outlive_the_process_are_bounded_and_can_be_removed() {
         let disk = Arc::new(MemDisk::new());
         disk.create_dir_all(Path::new("/c")).unwrap();
-        let open = || DeadRecords::open(disk.clone(), Path::new("/c"), "a", 700).unwrap();
+        let open = || DeadRecords::open(disk.clone(), Path::new("/c"), "a", 800).unwrap();
         let dead = open();
         let mut added = 0;
-        while dead.add(&record(&format!("k{added}"))).unwrap() {
+        while dead.add(&[record(&format!("k{added}"))]).unwrap() {
             added += 1;
         }
         assert!((2..10).contains(&added), "{added}");
         let again = open();
         assert_eq!((again.len(), again.list().unwrap().len()), (added, usize::try_from(added).unwrap()));
         assert_eq!(again.remove(|record| record.key == "k0").unwrap(), 1);
-        assert!(again.add(&record("kx")).unwrap(), "room was made");
+        assert!(again.add(&[record("kx")]).unwrap(), "room was made");
         assert_eq!(open().list().unwrap().first().unwrap().key, "k1");
     }
 
@@ -179,11 +215,11 @@ mod tests {
         let disk = Arc::new(MemDisk::new());
         disk.create_dir_all(Path::new("/c")).unwrap();
         let dead = DeadRecords::open(disk.clone(), Path::new("/c"), "a", 9999).unwrap();
-        dead.add(&record("k0")).unwrap();
+        dead.add(&[record("k0")]).unwrap();
         let file = disk.open(Path::new("/c/a.dead.jsonl")).unwrap();
         file.write_all_at(b"{\"key\":\"to", disk.len(Path::new("/c/a.dead.jsonl")).unwrap()).unwrap();
         let dead = DeadRecords::open(disk, Path::new("/c"), "a", 9999).unwrap();
-        assert!(dead.add(&record("k1")).unwrap());
+        assert!(dead.add(&[record("k1")]).unwrap());
         let keys: Vec<String> = dead.list().unwrap().into_iter().map(|record| record.key).collect();
         assert_eq!(keys, ["k0", "k1"]);
     }

@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::types::RDKafkaErrorCode;
 
 use crate::outgoing::Message;
+use crate::sink::{Refused, check_some_taken};
 
 /// What an operator may set of the client; all else is ours, or would read files and run programs.
 pub const PROPERTIES: [&str; 8] = [
@@ -22,6 +25,12 @@ pub const PROPERTIES: [&str; 8] = [
     "sasl.mechanism",
     "socket.timeout.ms",
 ];
+
+/// Messages that are with the client library at once, which takes 100,000 (`queue.buffering.max.messages`).
+const QUEUE: usize = 50_000;
+
+/// Errors that lie in the message.
+const MESSAGES_FAULT: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::MessageSizeTooLarge, RDKafkaErrorCode::InvalidRecord];
 
 /// A topic.
 #[derive(Clone)]
@@ -73,27 +82,59 @@ impl Kafka {
         Ok(Self { settings, producer })
     }
 
-    /// Sends a batch; answers when the cluster has all of it.
-    pub(crate) async fn deliver(&mut self, batch: &[Message]) -> Result<(), String> {
-        let mut sent = Vec::with_capacity(batch.len());
-        for message in batch {
-            let topic = message.place(&self.settings.topic);
-            let mut headers = OwnedHeaders::new();
-            for (name, value) in message.headers() {
-                headers = headers.insert(Header { key: name, value: Some(value) });
-            }
-            let record = FutureRecord::to(&topic).key(&message.order).payload(&message.body).headers(headers);
-            // A full queue waits for room, within the time that a message may take.
-            sent.push(self.producer.send_result(record).map_err(|(error, _)| error.to_string())?);
+    /// Sends a batch; answers when the cluster has all of it but the messages that it refused.
+    pub(crate) async fn deliver(&mut self, batch: &[Message]) -> Result<Vec<Refused>, String> {
+        let all: Vec<usize> = (0..batch.len()).collect();
+        // A broker refuses messages that went together for the sake of one: each is tried alone.
+        let suspects = self.send(batch, &all).await?;
+        if suspects.len() <= 1 {
+            return Ok(suspects);
         }
-        for one in sent {
-            match one.await {
-                Ok(Ok(_)) => {}
-                Ok(Err((error, _))) => return Err(error.to_string()),
-                Err(_) => return Err("the producer ended".to_owned()),
+        let (mut refused, mut taken) = (Vec::new(), batch.len() - suspects.len());
+        for suspect in suspects {
+            match self.send(batch, &[suspect.at]).await?.pop() {
+                Some(one) => refused.push(one),
+                None => taken += 1,
+            }
+            check_some_taken(&refused, taken)?;
+        }
+        Ok(refused)
+    }
+
+    async fn send(&self, batch: &[Message], which: &[usize]) -> Result<Vec<Refused>, String> {
+        let mut refused = Vec::new();
+        let mut judge = |at: usize, error: &KafkaError| {
+            let reason = error.to_string();
+            let of_message = error.rdkafka_error_code().is_some_and(|code| MESSAGES_FAULT.contains(&code));
+            if !of_message {
+                return Err(reason);
+            }
+            refused.push(Refused { at, reason });
+            Ok(())
+        };
+        for some in which.chunks(QUEUE) {
+            let mut sent = Vec::with_capacity(some.len());
+            for (at, message) in some.iter().filter_map(|at| Some((*at, batch.get(*at)?))) {
+                let topic = message.place(&self.settings.topic);
+                let mut headers = OwnedHeaders::new();
+                for (name, value) in message.headers() {
+                    headers = headers.insert(Header { key: name, value: Some(value) });
+                }
+                let record = FutureRecord::to(&topic).key(&message.order).payload(&message.body).headers(headers);
+                match self.producer.send_result(record) {
+                    Ok(one) => sent.push((at, one)),
+                    Err((error, _)) => judge(at, &error)?,
+                }
+            }
+            for (at, one) in sent {
+                match one.await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err((error, _))) => judge(at, &error)?,
+                    Err(_) => return Err("the producer ended".to_owned()),
+                }
             }
         }
-        Ok(())
+        Ok(refused)
     }
 }
 

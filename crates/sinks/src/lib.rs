@@ -18,6 +18,7 @@
 )]
 
 mod breaker;
+mod channel;
 mod clickhouse;
 mod condition;
 mod confirmations;
@@ -34,10 +35,12 @@ mod records;
 mod redis;
 mod route;
 mod settings;
+mod sink;
 mod source;
 mod template;
 
 pub use breaker::BreakerState;
+pub use channel::{ChannelSettings, Deliveries, Delivery, channel};
 pub use clickhouse::ClickHouseSettings;
 pub use condition::{Condition, ConditionError};
 pub use confirmations::{ChannelState, Confirmations};

@@ -41,7 +41,7 @@ impl ConsumerState {
 pub struct ConsumerStatus {
     /// Its name.
     pub name: String,
-    /// `http`, `clickhouse`, `kafka` or `redis`.
+    /// `http`, `clickhouse`, `kafka`, `redis` or `channel`.
     pub kind: &'static str,
     /// Where it delivers, without secrets.
     pub target: String,

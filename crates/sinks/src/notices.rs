@@ -10,9 +10,10 @@ use lakegate_ingest::HistoryTable;
 use lakegate_lake::SnapshotInfo;
 use serde_json::json;
 
-use crate::consumer::{Consumer, RunError, Sink};
+use crate::consumer::{Consumer, RunError};
 use crate::outgoing::Message;
 use crate::route::{Delivered, Parcel};
+use crate::sink::Sink;
 
 /// So often tables are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -11,6 +11,8 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{
     DataType, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
 };
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine;
 use lakegate_model::{ColumnSource, ColumnType, Contract, Field, StreamKey};
@@ -66,6 +68,31 @@ impl Rows {
         }
         let numbers = (0..self.len()).filter(|row| keep.value(*row)).map(|row| self.number(row)).collect();
         Ok(Self { batch: filter_record_batch(&self.batch, keep)?, numbers, ..self })
+    }
+
+    /// One of them.
+    pub(crate) fn one(&self, row: usize) -> Self {
+        Self { batch: self.batch.slice(row, 1), numbers: vec![self.number(row)], ..self.clone() }
+    }
+
+    /// Their columns as an Arrow stream in Base64.
+    pub(crate) fn cells(&self) -> String {
+        let mut bytes = Vec::new();
+        let written = StreamWriter::try_new(&mut bytes, &self.batch.schema())
+            .and_then(|mut writer| writer.write(&self.batch).and_then(|()| writer.finish()));
+        match written {
+            Ok(()) => base64::engine::general_purpose::STANDARD.encode(bytes),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// Rows from [`Rows::cells`].
+    pub(crate) fn of_cells(cells: &str, key: StreamKey, contract: Arc<Contract>) -> Result<Self, String> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(cells).map_err(|error| error.to_string())?;
+        let mut batches = StreamReader::try_new(bytes.as_slice(), None).map_err(|error| error.to_string())?;
+        let batch = batches.next().ok_or("its columns were not kept")?.map_err(|error| error.to_string())?;
+        let (place, correlation_id) = ("".into(), "".into());
+        Ok(Self { key, contract, batch, place, numbers: Vec::new(), received_us: 0, correlation_id })
     }
 
     /// The column that has the event's type.

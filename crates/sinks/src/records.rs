@@ -13,7 +13,6 @@ use lakegate_ingest::Room;
 use tokio::time::Instant;
 
 use crate::consumer::{Consumer, RunError};
-use crate::dead::DeadRecord;
 use crate::kept::Counts;
 use crate::outgoing::{order_of, parcels};
 use crate::route::{Delivered, Parcel, Route};
@@ -194,20 +193,8 @@ impl Consumer {
                 batch.counts.dead += 1;
                 tracing::warn!(consumer = %name, key = %done.parcel.key, %reason, "a record was given up; it is kept");
                 metrics::counter!("lakegate_consumer_dead_total", "consumer" => name).increment(1);
-                let Parcel { key, tenant, stream, received_us, correlation_id, row, event } = done.parcel;
-                let record = DeadRecord {
-                    key,
-                    tenant,
-                    stream,
-                    received_us,
-                    given_up_us: self.ground.clock.wall_us(),
-                    attempts,
-                    reason,
-                    correlation_id: correlation_id.to_string(),
-                    row,
-                    event,
-                };
-                if !self.dead.add(&record).map_err(RunError::Keep)? {
+                let record = done.parcel.into_dead(attempts, reason, self.ground.clock.wall_us());
+                if !self.dead.add(&[record]).map_err(RunError::Keep)? {
                     return Err(RunError::NoRoomForDead);
                 }
             }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client};
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Value};
 
 use crate::outgoing::Message;
+use crate::sink::Refused;
 
 /// A stream of a Redis.
 #[derive(Clone)]
@@ -41,8 +42,8 @@ impl Redis {
         Ok(Self { settings, client, connection: None })
     }
 
-    /// Sends a batch; answers when the server has all of it.
-    pub(crate) async fn deliver(&mut self, batch: &[Message]) -> Result<(), String> {
+    /// Sends a batch; answers when the server has all of it but the entries that it refused.
+    pub(crate) async fn deliver(&mut self, batch: &[Message]) -> Result<Vec<Refused>, String> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -56,17 +57,31 @@ impl Redis {
             }
         };
         let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
         for message in batch {
             let command = pipeline.cmd("XADD").arg(message.place(&self.settings.key));
             command.arg("MAXLEN").arg("~").arg(self.settings.entries_max).arg("*");
             for (name, value) in message.headers() {
                 command.arg(name).arg(value);
             }
-            command.arg("body").arg(&message.body).ignore();
+            command.arg("body").arg(&message.body);
         }
-        let sent: Result<(), redis::RedisError> = pipeline.query_async(&mut connection).await;
-        sent.map_err(|error| format!("Redis refused: {error}"))?;
+        let answers: Result<Vec<RedisResult<Value>>, RedisError> = pipeline.query_async(&mut connection).await;
+        let answers = answers.map_err(|error| format!("Redis refused: {error}"))?;
         self.connection = Some(connection);
-        Ok(())
+        let mut refused = Vec::new();
+        for (at, answer) in answers.into_iter().enumerate() {
+            let Err(error) = answer else { continue };
+            if !is_of_entry(&error) {
+                return Err(format!("Redis refused: {error}"));
+            }
+            refused.push(Refused { at, reason: format!("Redis refused: {error}") });
+        }
+        Ok(refused)
     }
+}
+
+/// Whether others may be taken: the entry is too large, or what its key names is no stream.
+fn is_of_entry(error: &RedisError) -> bool {
+    error.code() == Some("WRONGTYPE") || error.detail().is_some_and(|text| text.contains("too large"))
 }

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::breaker::{Breaker, BreakerState, Ended};
+use crate::dead::DeadRecord;
 use crate::live::Live;
 use crate::settings::RetrySettings;
 use crate::template::{Json, Text, encode_part};
@@ -106,6 +107,41 @@ pub(crate) struct Parcel {
     pub(crate) correlation_id: Arc<str>,
     pub(crate) row: Map<String, Value>,
     pub(crate) event: Value,
+}
+
+impl Parcel {
+    pub(crate) fn of_dead(record: &DeadRecord) -> Self {
+        Self {
+            key: record.key.clone(),
+            tenant: record.tenant.clone(),
+            stream: record.stream.clone(),
+            received_us: record.received_us,
+            correlation_id: record.correlation_id.as_str().into(),
+            row: record.row.clone(),
+            event: record.event.clone(),
+        }
+    }
+
+    pub(crate) fn into_dead(self, attempts: u32, reason: String, given_up_us: i64) -> DeadRecord {
+        let Self { key, tenant, stream, received_us, correlation_id, row, event } = self;
+        let correlation_id = correlation_id.to_string();
+        let (cells, place, number) = (String::new(), String::new(), 0);
+        DeadRecord {
+            key,
+            tenant,
+            stream,
+            received_us,
+            given_up_us,
+            attempts,
+            reason,
+            correlation_id,
+            row,
+            event,
+            cells,
+            place,
+            number,
+        }
+    }
 }
 
 /// What became of a record.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lakegate_model::{StreamKey, StreamName, TenantId};
 use lakegate_places::HostRule;
 
+use crate::channel::ChannelSettings;
 use crate::clickhouse::ClickHouseSettings;
 use crate::condition::Condition;
 use crate::kafka::KafkaSettings;
@@ -105,6 +106,8 @@ pub enum Target {
     Kafka(KafkaSettings),
     /// A stream of a Redis.
     Redis(RedisSettings),
+    /// Who takes them in this process; made by [`crate::channel`].
+    Channel(ChannelSettings),
 }
 
 impl Target {
@@ -116,6 +119,7 @@ impl Target {
             Self::Http(_) => "http",
             Self::Kafka(_) => "kafka",
             Self::Redis(_) => "redis",
+            Self::Channel(_) => "channel",
         }
     }
 }

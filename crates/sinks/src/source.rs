@@ -221,7 +221,8 @@ impl Reader {
         let correlation_id: Arc<str> = correlation_id.into();
         let mut rows = Vec::with_capacity(streams.len());
         for (at, stream) in streams.into_iter().enumerate() {
-            if self.taken.get(&stream.table.to_string()).is_some_and(|absorbed| next_offset <= *absorbed) {
+            let absorbed = (!self.taken.is_empty()).then(|| self.taken.get(&stream.table.to_string())).flatten();
+            if absorbed.is_some_and(|absorbed| next_offset <= *absorbed) {
                 continue;
             }
             let some = Rows {

@@ -118,7 +118,7 @@ impl SinkSettings {
             concurrency: 1,
             retry: self.retry.settings(),
             breaker: self.breaker.settings(),
-            dead_bytes_max: 0,
+            dead_bytes_max: self.dead_letters_max.bytes(),
             target,
         })
     }

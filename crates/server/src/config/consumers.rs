@@ -122,7 +122,7 @@ impl Default for Breaker {
 }
 
 /// A database or queue.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SinkSettings {
     /// Which records it gets.
@@ -139,6 +139,8 @@ pub(crate) struct SinkSettings {
     pub(crate) retry: Retry,
     /// When it is left alone.
     pub(crate) breaker: Breaker,
+    /// The most bytes of records that were refused for what they are and are kept. When they are full, the sink waits.
+    pub(crate) dead_letters_max: Size,
     /// A table of a ClickHouse server.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ClickHouse")]
@@ -151,6 +153,24 @@ pub(crate) struct SinkSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "RedisStream")]
     pub(crate) redis: Option<RedisStream>,
+}
+
+impl Default for SinkSettings {
+    fn default() -> Self {
+        Self {
+            from: Picked::default(),
+            brings: Brings::default(),
+            start: StartAt::default(),
+            order_key: Vec::new(),
+            batch: Batch::default(),
+            retry: Retry::default(),
+            breaker: Breaker::default(),
+            dead_letters_max: dead_default(),
+            clickhouse: None,
+            kafka: None,
+            redis: None,
+        }
+    }
 }
 
 /// How much goes out at once.

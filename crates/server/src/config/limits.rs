@@ -21,7 +21,10 @@ pub(crate) struct Limits {
     pub(crate) websocket: WebSocketLimits,
     /// Services that routes bring records to.
     pub(crate) downstream: DownstreamLimits,
-    /// How long a stop may take: requests in flight have the first half to end, then memory is committed. What is left
+    /// How long a server that ends says that it is not ready (`/readyz`) before it takes no more. Longer than a balancer
+    /// takes to notice: its interval times the failures that it wants to see.
+    pub(crate) drain_notice: Period,
+    /// How long a stop may take after that: requests in flight have the first half to end, then memory is committed. What is left
     /// then stays in the log.
     pub(crate) drain_timeout: Period,
 }
@@ -34,6 +37,7 @@ impl Default for Limits {
             rates: Rates::default(),
             websocket: WebSocketLimits::default(),
             downstream: DownstreamLimits::default(),
+            drain_notice: Period::from_millis(250),
             drain_timeout: Period::from_secs(30),
         }
     }

@@ -138,7 +138,7 @@ impl Front {
     async fn answer_source(&self, source: &Source, request: Request<Incoming>, peer: Peer) -> Response<FrontBody> {
         let headers = request.headers();
         let id = CorrelationId::given(headers).unwrap_or_else(|| CorrelationId::made(self.ids.next()));
-        let let_in = match self.hosts.refusal(request.uri(), headers, true) {
+        let let_in = match self.hosts.refusal(&request, true) {
             Some(problem) => Err(problem),
             None => self.who_writes(request.uri().query(), headers, &peer).await,
         };

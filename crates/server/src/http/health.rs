@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use lakegate_ingest::{ComponentHealth, HealthState};
-use lakegate_sources::kafka::SourceState;
-use serde_json::{Map, Value, json};
+use lakegate_ingest::HealthState;
+use serde_json::{Value, json};
 
 use super::App;
-use super::dependencies;
 use super::identity::Caller;
+use super::parts::{self, Part};
 use super::time::rfc3339;
 use crate::cli::VERSION;
 
@@ -38,7 +36,7 @@ impl Overall {
         }
     }
 
-    fn of(state: HealthState) -> Self {
+    pub(super) fn of(state: HealthState) -> Self {
         match state {
             HealthState::Healthy => Self::Healthy,
             HealthState::Degraded => Self::Degraded,
@@ -47,91 +45,30 @@ impl Overall {
     }
 }
 
-/// The gate's components, and what only the process as a whole can know.
-fn components(app: &App) -> Vec<(ComponentHealth, f64)> {
-    let started = Instant::now();
-    let mut found = app.gate.health();
-    let gate_ms = started.elapsed().as_secs_f64() * 1e3;
-    if !app.config.settings.storage.wal_enabled {
-        found.push(ComponentHealth {
-            name: "durability",
-            state: HealthState::Degraded,
-            message: "storage.wal_enabled is false: what is acknowledged and not yet committed is lost when this process dies".into(),
-        });
-    }
-    found.extend(kafka_health(app));
-    let mut timed: Vec<_> = found.into_iter().map(|component| (component, gate_ms)).collect();
-    let started = Instant::now();
-    let disk = disk_health(app);
-    timed.push((disk, started.elapsed().as_secs_f64() * 1e3));
-    timed
-}
-
-/// How the Kafka sources are; none where there are none.
-fn kafka_health(app: &App) -> Option<ComponentHealth> {
-    let sources = app.kafka.status();
-    let trouble = sources.iter().filter_map(|source| match &source.state {
-        SourceState::Connecting | SourceState::Running => None,
-        SourceState::Waiting(why) => Some(format!("{} waits: {why}", source.name)),
-        SourceState::Stopped(why) => Some(format!("{} has stopped: {why}", source.name)),
-    });
-    let trouble: Vec<String> = trouble.collect();
-    let state = if trouble.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
-    (!sources.is_empty()).then(|| ComponentHealth { name: "kafka", state, message: trouble.join("; ") })
-}
-
-fn disk_health(app: &App) -> ComponentHealth {
-    let least = app.config.settings.storage.min_free_disk.bytes();
-    let (state, message) = match rustix::fs::statvfs(app.config.data_dir()) {
-        Ok(fs) => {
-            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-            if free < least {
-                (HealthState::Degraded, format!("{free} bytes are free, fewer than storage.min_free_disk ({least})"))
-            } else {
-                (HealthState::Healthy, String::new())
-            }
-        }
-        Err(e) => (HealthState::Degraded, format!("the room on the disk cannot be told: {e}")),
-    };
-    ComponentHealth { name: "disk", state, message }
-}
-
 /// How the whole is.
 pub(crate) fn overall(app: &App) -> Overall {
-    let own = worst(components(app).iter().map(|(component, _)| component));
-    dependencies::all(app).values().map(|one| one.state).max().unwrap_or(own).max(own)
+    worst(&parts::all(app))
 }
 
-fn worst<'a>(components: impl Iterator<Item = &'a ComponentHealth>) -> Overall {
-    components.map(|c| Overall::of(c.state)).max().unwrap_or(Overall::Healthy)
+fn worst(parts: &[Part]) -> Overall {
+    parts.iter().map(|part| part.state).max().unwrap_or(Overall::Healthy)
 }
 
 /// `GET /health`: 200 while healthy or degraded, 503 when unhealthy.
 pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Response {
-    let components = components(&app);
-    let overall = worst(components.iter().map(|(component, _)| component));
+    let parts = parts::all(&app);
+    let overall = worst(&parts);
     let gate = app.gate.status(None, None);
     let failed = gate.totals.rejected + gate.totals.dead_lettered;
     #[allow(clippy::cast_precision_loss, reason = "a share for people")]
     let error_rate = failed as f64 / gate.totals.received.max(1) as f64;
-    let dependencies = dependencies::all(&app);
-    let overall = dependencies.values().map(|one| one.state).max().unwrap_or(overall).max(overall);
-    let services: Map<String, Value> = components
-        .iter()
-        .map(|(c, ms)| {
-            let hidden = c.message.is_empty() || caller.is_unknown();
-            let error = if hidden { Value::Null } else { c.message.clone().into() };
-            (c.name.to_owned(), json!({ "status": Overall::of(c.state).as_str(), "latencyMs": ms, "error": error }))
-        })
-        .chain(dependencies::services(&dependencies, caller.is_unknown()))
-        .collect();
     let mut body = json!({
         "status": overall.as_str(),
         "version": VERSION,
         "node": app.config.settings.node.id,
         "uptimeSeconds": app.started.elapsed().as_secs(),
         "ready": app.readiness.reason().is_none(),
-        "services": services,
+        "services": parts::services(&app, &parts, caller.is_unknown()),
         "metrics": {
             "eventsPerSecond": gate.rate_1m.max(0.0),
             "activeConnections": app.connections() + app.sockets.figures().active.load(Ordering::Relaxed),

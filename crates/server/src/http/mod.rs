@@ -5,7 +5,6 @@
 
 mod audit;
 mod consumers;
-mod dependencies;
 mod dlq;
 mod feeds;
 mod flush;
@@ -17,6 +16,7 @@ mod imports;
 mod listener;
 mod metrics;
 mod openapi;
+mod parts;
 mod problem;
 mod request;
 mod sql;
@@ -58,6 +58,7 @@ use request::KnownHosts;
 
 pub(crate) use front::{Front, RequestIds};
 pub(crate) use listener::{ConnectionLimits, serve};
+pub(crate) use parts::{Remembered, watch as watch_parts};
 pub(crate) use sql::rows_of;
 pub(crate) use time::rfc3339;
 pub(crate) use trino::TrinoStatements;
@@ -95,6 +96,8 @@ pub(crate) struct App {
     pub(crate) metrics: PrometheusHandle,
     pub(crate) started: Instant,
     pub(crate) readiness: Readiness,
+    /// Of the parts that health is made of.
+    pub(crate) remembered: Remembered,
     pub(crate) open_connections: Arc<AtomicUsize>,
     pub(crate) rest: Rest,
     pub(crate) sockets: Sockets,

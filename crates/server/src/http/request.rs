@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
@@ -148,16 +148,19 @@ impl KnownHosts {
     }
 
     /// Why a request is refused that a web page sends under a name of its own (DNS rebinding), or to us from elsewhere.
-    /// Where names are not looked at, a page may still bring records only to the host that it came from.
-    pub(crate) fn refusal(&self, uri: &Uri, headers: &HeaderMap, brings_records: bool) -> Option<Problem> {
+    /// Where names are not looked at, a page may still bring records only to the host that it came from. HTTP/1.0 knows no
+    /// names: balancers ask so whether a server is well, and no browser does.
+    pub(crate) fn refusal<B>(&self, request: &axum::http::Request<B>, brings_records: bool) -> Option<Problem> {
+        let headers = request.headers();
         let host = || headers.get(HOST).and_then(|v| v.to_str().ok());
         if headers.get_all(HOST).iter().nth(1).is_some() {
             // RFC 9112, 3.2: who stands between may go by the other one.
             return Some(Problem::new(StatusCode::BAD_REQUEST, "malformed", "the request names two hosts; send one"));
         }
         if self.checked {
-            let authority = uri.authority().map(|a| a.as_str()).or_else(host).unwrap_or_default();
-            if !self.knows(authority) {
+            let authority = request.uri().authority().map(|a| a.as_str()).or_else(host);
+            let nameless = headers.get(HOST).is_none() && request.version() == Version::HTTP_10;
+            if !nameless && !self.knows(authority.unwrap_or_default()) {
                 let detail = "this server is not reached by this host name; use localhost or an address, or add the name to limits.http.hosts";
                 return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", detail));
             }
@@ -185,7 +188,7 @@ fn host_of(authority: &str) -> String {
 
 /// Middleware: [`KnownHosts::refusal`].
 pub(crate) async fn check_host(State(known): State<KnownHosts>, request: Request, next: Next) -> Response {
-    match known.refusal(request.uri(), request.headers(), false) {
+    match known.refusal(&request, false) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
     }

@@ -90,6 +90,9 @@ async fn a_page_cannot_reach_the_server_by_a_name_of_its_own() {
         let (status, _, body) = ask(routed(&["gate.example"]), from(host, None)).await;
         assert_eq!((status.as_u16(), body["code"].as_str()), (421, Some("unknown_host")), "{host}");
     }
+    let nameless = |version| Request::builder().uri("/ok").version(version).body(Body::empty()).unwrap();
+    assert_eq!(ask(routed(&[]), nameless(axum::http::Version::HTTP_10)).await.0, 200, "a balancer's look");
+    assert_eq!(ask(routed(&[]), nameless(axum::http::Version::HTTP_11)).await.0, 421);
     assert_eq!(ask(routed(&[]), from("localhost", Some("http://localhost:3001"))).await.0, 200);
     for origin in ["https://evil.example", "null", ""] {
         assert_eq!(ask(routed(&[]), from("localhost", Some(origin))).await.0, 403, "{origin}");

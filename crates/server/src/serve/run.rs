@@ -22,12 +22,9 @@ use super::{ServeError, access, consumers, imports, kafka, queries, upkeep};
 use crate::cli::VERSION;
 use crate::config::{Config, Network};
 use crate::flight;
-use crate::http::{self, App, ConnectionLimits, Front, Readiness, RequestIds, TrinoStatements};
+use crate::http::{self, App, ConnectionLimits, Front, Readiness, Remembered, RequestIds, TrinoStatements};
 use crate::statements::Statements;
 use crate::telemetry;
-
-/// Time between "not ready" and "takes no more", so that a balancer that asks every second stops sending in between.
-const NOTICE: Duration = Duration::from_millis(250);
 
 /// The ports, bound.
 struct Listeners {
@@ -123,6 +120,7 @@ pub(super) async fn run(config: Config, aside: tokio::runtime::Handle) -> Result
         metrics,
         started,
         readiness: Readiness::default(),
+        remembered: Remembered::default(),
         open_connections: Arc::new(AtomicUsize::new(0)),
         rest,
         sockets,
@@ -157,6 +155,7 @@ struct Parts {
     http: tokio::task::JoinHandle<()>,
     upkeep: tokio::task::JoinHandle<()>,
     keys: tokio::task::JoinHandle<()>,
+    watching: tokio::task::JoinHandle<()>,
     progress: tokio::sync::watch::Receiver<lakegate_log::Progress>,
 }
 
@@ -209,6 +208,7 @@ impl Parts {
                 stop.clone(),
             )),
             upkeep: tokio::spawn(upkeep::run(app.metrics.clone())),
+            watching: tokio::spawn(http::watch_parts(app.clone(), stop.clone())),
             progress: app.log.subscribe(),
         }
     }
@@ -223,6 +223,7 @@ impl Parts {
             how = &mut self.http => ended("the HTTP listener", &how),
             how = &mut self.keys => ended("looking after the keys", &how),
             how = &mut self.upkeep => ended("upkeep", &how),
+            how = &mut self.watching => ended("looking at the parts", &how),
         }
     }
 }
@@ -300,10 +301,11 @@ async fn poisoned(progress: &mut tokio::sync::watch::Receiver<lakegate_log::Prog
 
 /// Ends in order: not ready, no more requests, memory into the lake, log closed.
 async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
-    let within = app.config.settings.limits.drain_timeout.get();
-    let deadline = tokio::time::Instant::now() + within;
+    let limits = &app.config.settings.limits;
     app.readiness.set(Some("the server is ending"));
-    tokio::time::sleep(NOTICE.min(within)).await;
+    tokio::time::sleep(limits.drain_notice.get()).await;
+    let within = limits.drain_timeout.get();
+    let deadline = tokio::time::Instant::now() + within;
     stop.cancel();
     // A client that does not let go must not take the time that memory needs to get into the lake.
     let drained = tokio::time::timeout(within / 2, async {

@@ -1,5 +1,8 @@
 //! Rows as RowBinary: each value in the type of its column, little-endian, one row after the other; a nullable one with
 //! a byte before it that says whether it is null.
+//!
+//! A row with a value that its column has no room for is left out and told; where a column's type takes no such values
+//! at all, it is the table that does not fit, and nothing is written.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
@@ -8,6 +11,7 @@ use arrow::datatypes::{
 
 use super::table::{KEY, RECEIVED, STREAM, TENANT, Table};
 use crate::record::Rows;
+use crate::sink::Refused;
 
 /// A column's type on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +102,29 @@ impl Type {
     }
 }
 
+/// Why a value was not written.
+#[derive(Debug, PartialEq, Eq)]
+enum Misfit {
+    /// The column takes no values of this kind.
+    Kind(String),
+    /// The column takes such values, and not this one.
+    Value(String),
+}
+
+fn kind_of(what: &str) -> Misfit {
+    Misfit::Kind(what.to_owned())
+}
+
+/// Rows, written one after the other.
+#[derive(Default)]
+pub(super) struct Encoded {
+    pub(super) bytes: Vec<u8>,
+    /// Where each row ends.
+    pub(super) ends: Vec<usize>,
+    /// Which of the batch it is.
+    pub(super) places: Vec<usize>,
+}
+
 /// What a row gives for a column.
 enum Source<'a> {
     Keys(Vec<String>),
@@ -106,8 +133,14 @@ enum Source<'a> {
     Column(&'a ArrayRef),
 }
 
-/// Adds rows to `out`, in the order of `columns`.
-pub(super) fn encode(rows: &Rows, columns: &[&str], table: &Table, out: &mut Vec<u8>) -> Result<(), String> {
+/// Adds rows to `out`, in the order of `columns`; the first is row `first` of the batch. Returns those that do not fit.
+pub(super) fn encode(
+    rows: &Rows,
+    first: usize,
+    columns: &[&str],
+    table: &Table,
+    out: &mut Encoded,
+) -> Result<Vec<Refused>, String> {
     let mut sources = Vec::with_capacity(columns.len());
     for name in columns {
         let kind = table.type_of(name).ok_or_else(|| format!("the table has no column {name:?} any more"))?;
@@ -122,26 +155,49 @@ pub(super) fn encode(rows: &Rows, columns: &[&str], table: &Table, out: &mut Vec
         };
         sources.push((*name, kind, source));
     }
+    let mut refused = Vec::new();
     for row in 0..rows.len() {
-        for (name, kind, source) in &sources {
-            let done = match source {
-                Source::Keys(keys) => put_text(kind, keys.get(row).map(String::as_bytes).unwrap_or_default(), out),
-                Source::Same(text) => put_text(kind, text.as_bytes(), out),
-                Source::Received => put_long(kind, rows.received_us(row), Some(6), out),
-                Source::Column(column) => put_cell(kind, column, row, out),
-            };
-            done.map_err(|found| {
-                format!(
+        let begun = out.bytes.len();
+        match put_row(rows, row, &sources, &mut out.bytes) {
+            Ok(()) => {
+                out.ends.push(out.bytes.len());
+                out.places.push(first + row);
+            }
+            Err((name, kind, Misfit::Value(found))) => {
+                out.bytes.truncate(begun);
+                let reason = format!("the column {name:?} of ClickHouse ({:?}) has no room for {found}", kind.kind);
+                refused.push(Refused { at: first + row, reason });
+            }
+            Err((name, kind, Misfit::Kind(found))) => {
+                return Err(format!(
                     "the column {name:?} is of a type in ClickHouse ({:?}) that {found} does not go into",
                     kind.kind
-                )
-            })?;
+                ));
+            }
         }
+    }
+    Ok(refused)
+}
+
+fn put_row<'a>(
+    rows: &Rows,
+    row: usize,
+    sources: &'a [(&'a str, &'a Type, Source<'a>)],
+    out: &mut Vec<u8>,
+) -> Result<(), (&'a str, &'a Type, Misfit)> {
+    for (name, kind, source) in sources {
+        let done = match source {
+            Source::Keys(keys) => put_text(kind, keys.get(row).map(String::as_bytes).unwrap_or_default(), out),
+            Source::Same(text) => put_text(kind, text.as_bytes(), out),
+            Source::Received => put_long(kind, rows.received_us(row), Some(6), out),
+            Source::Column(column) => put_cell(kind, column, row, out),
+        };
+        done.map_err(|misfit| (*name, *kind, misfit))?;
     }
     Ok(())
 }
 
-fn put_cell(kind: &Type, column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
+fn put_cell(kind: &Type, column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
     if column.is_null(row) {
         return put_null(kind, out);
     }
@@ -168,7 +224,7 @@ fn put_cell(kind: &Type, column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Re
                 pairs.filter_map(|(name, value)| Some((name?.to_owned(), value.into()))).collect();
             put_text(kind, serde_json::Value::Object(map).to_string().as_bytes(), out)
         }
-        other => Err(format!("a value of type {other}")),
+        other => Err(Misfit::Kind(format!("a value of type {other}"))),
     }
 }
 
@@ -179,7 +235,7 @@ fn present(kind: &Type, out: &mut Vec<u8>) {
 }
 
 /// Null; in a column that has no nulls, the empty value, as the server itself would take it.
-fn put_null(kind: &Type, out: &mut Vec<u8>) -> Result<(), String> {
+fn put_null(kind: &Type, out: &mut Vec<u8>) -> Result<(), Misfit> {
     if kind.nullable {
         out.push(1);
         return Ok(());
@@ -189,15 +245,15 @@ fn put_null(kind: &Type, out: &mut Vec<u8>) -> Result<(), String> {
         Kind::Int { bytes, .. } | Kind::Decimal { bytes, .. } | Kind::Date { bytes } => *bytes,
         Kind::Float32 | Kind::DateTime => 4,
         Kind::Float64 | Kind::DateTime64 { .. } => 8,
-        Kind::Other(_) => return Err("a null".to_owned()),
+        Kind::Other(_) => return Err(kind_of("a null")),
     };
     out.resize(out.len() + bytes, 0);
     Ok(())
 }
 
-fn put_text(kind: &Type, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+fn put_text(kind: &Type, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
     if kind.kind != Kind::Text {
-        return Err("a text".to_owned());
+        return Err(kind_of("a text"));
     }
     present(kind, out);
     let mut length = bytes.len();
@@ -211,7 +267,7 @@ fn put_text(kind: &Type, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> 
 }
 
 /// An integer; with `figures`, an instant with so many behind the second.
-fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) -> Result<(), String> {
+fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) -> Result<(), Misfit> {
     let wide = i128::from(value);
     match (&kind.kind, figures) {
         (Kind::Int { bytes, signed }, _) => {
@@ -219,14 +275,15 @@ fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) ->
             let (least, most) =
                 if *signed { (-(1_i128 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
             if wide < least || wide > most {
-                return Err(format!("the number {value}"));
+                return Err(Misfit::Value(format!("the number {value}")));
             }
             present(kind, out);
             out.extend_from_slice(wide.to_le_bytes().get(..*bytes).unwrap_or_default());
         }
         (Kind::DateTime, Some(figures)) => {
             let seconds = value.div_euclid(10_i64.pow(figures));
-            let seconds = u32::try_from(seconds).map_err(|_| format!("the second {seconds} since 1970"))?;
+            let seconds =
+                u32::try_from(seconds).map_err(|_| Misfit::Value(format!("the second {seconds} since 1970")))?;
             present(kind, out);
             out.extend_from_slice(&seconds.to_le_bytes());
         }
@@ -236,7 +293,7 @@ fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) ->
             } else {
                 wide.div_euclid(10_i128.pow(figures - precision))
             };
-            let scaled = i64::try_from(scaled).map_err(|_| format!("the instant {value}"))?;
+            let scaled = i64::try_from(scaled).map_err(|_| Misfit::Value(format!("the instant {value}")))?;
             present(kind, out);
             out.extend_from_slice(&scaled.to_le_bytes());
         }
@@ -246,15 +303,15 @@ fn put_long(kind: &Type, value: i64, figures: Option<u32>, out: &mut Vec<u8>) ->
         }
         (Kind::Decimal { .. }, None) => return put_decimal(kind, wide, 0, out),
         (Kind::Text, None) => return put_text(kind, value.to_string().as_bytes(), out),
-        _ => return Err(if figures.is_some() { "a time" } else { "a whole number" }.to_owned()),
+        _ => return Err(kind_of(if figures.is_some() { "a time" } else { "a whole number" })),
     }
     Ok(())
 }
 
-fn put_days(kind: &Type, days: i32, out: &mut Vec<u8>) -> Result<(), String> {
+fn put_days(kind: &Type, days: i32, out: &mut Vec<u8>) -> Result<(), Misfit> {
     match kind.kind {
         Kind::Date { bytes: 2 } => {
-            let days = u16::try_from(days).map_err(|_| format!("the day {days} since 1970"))?;
+            let days = u16::try_from(days).map_err(|_| Misfit::Value(format!("the day {days} since 1970")))?;
             present(kind, out);
             out.extend_from_slice(&days.to_le_bytes());
         }
@@ -267,7 +324,7 @@ fn put_days(kind: &Type, days: i32, out: &mut Vec<u8>) -> Result<(), String> {
     Ok(())
 }
 
-fn put_float(kind: &Type, value: f64, out: &mut Vec<u8>) -> Result<(), String> {
+fn put_float(kind: &Type, value: f64, out: &mut Vec<u8>) -> Result<(), Misfit> {
     match kind.kind {
         Kind::Float64 => {
             present(kind, out);
@@ -279,12 +336,12 @@ fn put_float(kind: &Type, value: f64, out: &mut Vec<u8>) -> Result<(), String> {
             out.extend_from_slice(&(value as f32).to_le_bytes());
         }
         Kind::Text => return put_text(kind, value.to_string().as_bytes(), out),
-        _ => return Err("a floating-point number".to_owned()),
+        _ => return Err(kind_of("a floating-point number")),
     }
     Ok(())
 }
 
-fn put_decimal(kind: &Type, unscaled: i128, figures: u32, out: &mut Vec<u8>) -> Result<(), String> {
+fn put_decimal(kind: &Type, unscaled: i128, figures: u32, out: &mut Vec<u8>) -> Result<(), Misfit> {
     match kind.kind {
         Kind::Decimal { bytes, scale } => {
             let scaled = if scale >= figures {
@@ -295,7 +352,8 @@ fn put_decimal(kind: &Type, unscaled: i128, figures: u32, out: &mut Vec<u8>) -> 
             };
             let room = 1_i128.checked_shl(u32::try_from(bytes * 8 - 1).unwrap_or(127)).unwrap_or(i128::MAX);
             let fits = |value: &i128| bytes == 16 || (*value < room && *value >= -room);
-            let scaled = scaled.filter(fits).ok_or_else(|| format!("the number {unscaled}e-{figures}"))?;
+            let scaled =
+                scaled.filter(fits).ok_or_else(|| Misfit::Value(format!("the number {unscaled}e-{figures}")))?;
             present(kind, out);
             out.extend_from_slice(scaled.to_le_bytes().get(..bytes).unwrap_or_default());
             Ok(())
@@ -308,7 +366,7 @@ fn put_decimal(kind: &Type, unscaled: i128, figures: u32, out: &mut Vec<u8>) -> 
             let text = if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{rest}") };
             put_text(kind, text.as_bytes(), out)
         }
-        _ => Err("a decimal number".to_owned()),
+        _ => Err(kind_of("a decimal number")),
     }
 }
 
@@ -316,7 +374,7 @@ fn put_decimal(kind: &Type, unscaled: i128, figures: u32, out: &mut Vec<u8>) -> 
 mod tests {
     use super::*;
 
-    fn put(kind: &str, value: impl Fn(&Type, &mut Vec<u8>) -> Result<(), String>) -> Result<Vec<u8>, String> {
+    fn put(kind: &str, value: impl Fn(&Type, &mut Vec<u8>) -> Result<(), Misfit>) -> Result<Vec<u8>, Misfit> {
         let mut out = Vec::new();
         value(&Type::parse(kind), &mut out).map(|()| out)
     }

@@ -6,6 +6,7 @@
 
 mod cart;
 mod child;
+mod discard;
 mod fair;
 mod floor;
 mod http;
@@ -15,6 +16,7 @@ mod ingest;
 mod latency;
 mod load;
 mod report;
+mod sinks;
 mod wal;
 mod ws;
 
@@ -43,7 +45,8 @@ Examples:
   lakegate bench http --rate 10000                answers at a steady rate
   lakegate bench ws                               one WebSocket that does not wait for its answers
   lakegate bench ws --idle 18000                  memory of sockets that say nothing
-  lakegate bench fair                             a tenant's answers alone and beside another's flood";
+  lakegate bench fair                             a tenant's answers alone and beside another's flood
+  lakegate bench sinks                            what sinks, routes and feeds bring on, and what they cost";
 
 #[derive(Debug, Subcommand)]
 enum What {
@@ -59,6 +62,8 @@ enum What {
     Ws(ws::WsArgs),
     /// A tenant's answers alone and beside another tenant's flood
     Fair(fair::FairArgs),
+    /// Rows into ClickHouse, requests of a route, latencies of sink and feed, processor time of a consumer
+    Sinks(sinks::SinksArgs),
 }
 
 /// What the records' payloads are.
@@ -118,6 +123,7 @@ pub(crate) async fn run(args: BenchArgs) -> ExitCode {
         What::Http(args) => http::run(args).await,
         What::Ws(args) => ws::run(args).await,
         What::Fair(args) => fair::run(args).await,
+        What::Sinks(args) => sinks::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
