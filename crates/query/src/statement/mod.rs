@@ -128,6 +128,9 @@ pub fn read(sql: &str) -> Result<Statement, QueryError> {
     if let Some(statement) = words::read(sql, &tokens)? {
         return Ok(statement);
     }
+    if let Some(why) = table_function(&tokens) {
+        return Err(QueryError::Plan(why));
+    }
     match first_words(&tokens).as_slice() {
         [first, ..] if first == "INSERT" => read_insert(tokens),
         [first, second, ..] if first == "CREATE" && second == "SCHEMA" => Ok(Statement::CreateSchema),
@@ -141,6 +144,26 @@ pub fn read(sql: &str) -> Result<Statement, QueryError> {
 
 fn is_insert(sql: &str) -> bool {
     sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("insert"))
+}
+
+/// `TABLE(name(…))` is not known: what is written instead, where it is about a file.
+fn table_function(tokens: &[TokenWithSpan]) -> Option<String> {
+    let words: Vec<&Token> = tokens.iter().map(|t| &t.token).filter(|t| !matches!(t, Token::Whitespace(_))).collect();
+    words.windows(5).find_map(|window| match window {
+        [Token::Word(table), Token::LParen, Token::Word(name), Token::LParen, first]
+            if table.quote_style.is_none() && table.value.eq_ignore_ascii_case("table") =>
+        {
+            let place = match first {
+                Token::SingleQuotedString(place) => place.as_str(),
+                _ => "s3://bucket/folder/file.csv",
+            };
+            Some(format!(
+                "there is no table function {name}; a file is read by its place: SELECT * FROM '{place}', or with columns of its own \
+                 by CREATE TABLE … WITH (external_location = '{place}')"
+            ))
+        }
+        _ => None,
+    })
 }
 
 /// The first three words, in upper case.
