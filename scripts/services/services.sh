@@ -7,7 +7,8 @@
 #   services.sh install SERVICE...     installs alone
 #
 # SERVICE: kafka minio postgres redis clickhouse rest-catalog trino connect; none: all of the light ones (minio postgres
-# redis) for `up`, all for the others. Doing it twice changes nothing.
+# redis) for `up`, all for the others. Doing it twice changes nothing. `install clients` fetches Trino's command line and JDBC driver
+# and the JDBC driver of Arrow Flight SQL.
 #
 # $SERVICES_DIR (default .services)      data, logs, process ids
 # $SERVICES_CACHE (default ~/.cache/lakegate/services)   programs; $HOME/.m2 keeps what Maven fetched
@@ -347,6 +348,15 @@ up_trino() {
 }
 address_trino() { echo "http://127.0.0.1:$trino_port"; }
 
+install_clients() {
+  local home="$cache/clients" want
+  mkdir -p "$home"
+  for want in "io.trino:trino-cli:$trino_version:jar:executable" "io.trino:trino-jdbc:$trino_version" "org.apache.arrow:flight-sql-jdbc-driver:18.3.0"; do
+    [ -n "$(find "$home" -name "$(cut -d: -f2 <<<"$want")-$(cut -d: -f3 <<<"$want")*.jar")" ] ||
+      maven dependency:copy "-Dartifact=$want" "-DoutputDirectory=$home" -Dmdep.useBaseVersion=true >&2 || fail "Maven could not fetch $want"
+  done
+}
+
 install_connect() {
   local g=org.apache.iceberg v="$iceberg_version" k=org.apache.kafka
   jars "$cache/connect" "$k:connect-runtime:$kafka_version" "$k:connect-json:$kafka_version" "$k:connect-transforms:$kafka_version" org.apache.logging.log4j:log4j-slf4j-impl:2.25.4
@@ -377,7 +387,7 @@ command="${1:-help}"
 [ $# -eq 0 ] || shift
 if [ $# -gt 0 ]; then names="$*"; elif [ "$command" = up ]; then names="$light"; else names="$all"; fi
 for name in $names; do
-  case " $all " in *" $name "*) ;; *) fail "there is no service $name; there are: $all" ;; esac
+  case " $all $([ "$command" = install ] && echo clients) " in *" $name "*) ;; *) fail "there is no service $name; there are: $all" ;; esac
 done
 case "$command" in
   up)
@@ -389,5 +399,5 @@ case "$command" in
   down) for name in $names; do down "$name"; done ;;
   status) for name in $names; do if runs "$name"; then echo "$name $("address_$name")"; else echo "$name -"; fi; done ;;
   install) for name in $names; do "install_$name"; done ;;
-  *) sed -n '2,22p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,23p' "$0" >&2; exit 2 ;;
 esac

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from conftest import free_port
-from test_kafka import Broker, component, ids, make_server, skip_without_kafka, source, topic, until, value  # noqa: F401
+from test_kafka import Broker, component, ids, skip_without_kafka, source, topic, until, value  # noqa: F401
 
 USER, PASSWORD = "lakegate", "right-secret-of-tests"
 

@@ -5,11 +5,13 @@
 //! parameters become literals token by token, so that a value never becomes SQL. Refuses: to run anything.
 
 mod create;
+mod jdbc;
 mod tokens;
 mod words;
 
 use datafusion::sql::sqlparser::ast::{
-    Ident, Insert as SqlInsert, ObjectName, ObjectNamePart, ObjectType, Statement as SqlStatement, TableObject,
+    Expr, Ident, Insert as SqlInsert, ObjectName, ObjectNamePart, ObjectType, SetExpr, Statement as SqlStatement,
+    TableObject, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -17,7 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use lakegate_model::TableName;
 
 pub use self::create::{CreateTable, NewColumn, OptionValue};
-pub use self::tokens::{bind, literal, literals, prefer_engine_words};
+pub use self::tokens::{bind, literal, literals, parameter_count, prefer_engine_words};
 pub use self::words::{Execute, Show};
 use crate::error::QueryError;
 use crate::guard;
@@ -111,6 +113,10 @@ pub struct Insert {
     pub columns: Vec<String>,
     /// What gives the rows, as a statement of its own.
     pub source: String,
+    /// How many values a row of `VALUES` has; 0 for any other source.
+    pub width: usize,
+    /// Of the parameters that stand alone in a row of `VALUES`: their number, counted from 1, and the column's, from 0.
+    pub parameters: Vec<(usize, usize)>,
 }
 
 /// Sorts a statement.
@@ -202,7 +208,23 @@ fn read_insert(tokens: Vec<TokenWithSpan>) -> Result<Statement, QueryError> {
     }
     let source = source.ok_or_else(|| QueryError::Syntax("INSERT needs VALUES or a SELECT".to_owned()))?;
     let columns = columns.iter().map(plain).collect();
-    Ok(Statement::Insert(Insert { table: table_ref(&name)?, columns, source: source.to_string() }))
+    let rows = match source.body.as_ref() {
+        SetExpr::Values(values) => values.rows.as_slice(),
+        _ => &[],
+    };
+    let placed = rows.iter().flat_map(|row| row.iter().enumerate());
+    let parameters = placed.filter_map(|(at, value)| Some((number_of(value)?, at))).collect();
+    let width = rows.first().map_or(0, |row| row.len());
+    Ok(Statement::Insert(Insert { table: table_ref(&name)?, columns, source: source.to_string(), width, parameters }))
+}
+
+/// The number of a parameter that stands alone, where it is written as `$1`, `$2`, ….
+fn number_of(value: &Expr) -> Option<usize> {
+    match value {
+        Expr::Nested(inner) => number_of(inner),
+        Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) => name.strip_prefix('$')?.parse().ok(),
+        _ => None,
+    }
 }
 
 fn read_drop(statement: SqlStatement) -> Result<Statement, QueryError> {

@@ -265,7 +265,9 @@ fn told(kind: &DataType) -> String {
         DataType::Timestamp(..) => "a time with its zone, as YYYY-MM-DDTHH:MM:SSZ".to_owned(),
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => "a whole number".to_owned(),
         DataType::Float32 | DataType::Float64 => "a number".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("a number of at most {precision} digits, {scale} of them after the point"),
+        DataType::Decimal128(precision, scale) => {
+            format!("a number of at most {precision} digits, {scale} of them after the point")
+        }
         DataType::Boolean => "true or false".to_owned(),
         other => other.to_string(),
     }

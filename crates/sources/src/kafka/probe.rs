@@ -18,6 +18,9 @@ use super::reader::End;
 /// The first question's time: a broker that refuses has said so by then.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
+/// How long it is listened to what the library tells beside its answer.
+const LISTEN: Duration = Duration::from_millis(200);
+
 /// What the library told beside its answers, the latest last.
 #[derive(Default)]
 struct Told(Mutex<Vec<(RDKafkaErrorCode, String)>>);
@@ -69,10 +72,12 @@ fn is_forbidden(code: rdkafka::types::RDKafkaRespErr) -> bool {
     code == rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
 }
 
-/// Hears what the library has to tell.
+/// Hears what the library has to tell. That nothing came is not told from that something was heard.
 fn listen(probe: &BaseConsumer<Told>) {
-    let until = Instant::now() + Duration::from_secs(1);
-    while probe.poll(Duration::ZERO).is_some() && Instant::now() < until {}
+    let until = Instant::now() + LISTEN;
+    while Instant::now() < until {
+        let _ = probe.poll(LISTEN / 10);
+    }
 }
 
 /// Why the brokers refuse, where they do, and what to change.
