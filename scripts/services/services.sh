@@ -7,7 +7,8 @@
 #   services.sh install SERVICE...     installs alone
 #
 # SERVICE: kafka minio postgres redis clickhouse rest-catalog trino connect; none: all of the light ones (minio postgres
-# redis) for `up`, all for the others. Doing it twice changes nothing.
+# redis) for `up`, all for the others. Doing it twice changes nothing. `install clients` fetches Trino's command line and JDBC driver
+# and the JDBC driver of Arrow Flight SQL.
 #
 # $SERVICES_DIR (default .services)      data, logs, process ids
 # $SERVICES_CACHE (default ~/.cache/lakegate/services)   programs; $HOME/.m2 keeps what Maven fetched
@@ -15,6 +16,9 @@
 #   TRINO_PORT 8088, CONNECT_PORT 8083.
 # S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY, S3_WAREHOUSE (s3://…): what trino, connect and rest-catalog use as bucket.
 # CATALOG_URI: what trino and connect use as catalog (default http://127.0.0.1:3001/iceberg).
+# KAFKA_SSL_PORT, KAFKA_SASL_PORT, KAFKA_SASL_SSL_PORT: further listeners of kafka: TLS that asks for a certificate, a user
+#   without TLS, a user with TLS (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512: KAFKA_USER and KAFKA_PASSWORD, default lakegate and
+#   lakegate-secret). What clients need lies in $SERVICES_DIR/kafka/tls: ca.pem, client.pem, client.key.
 set -euo pipefail
 
 all="minio postgres redis clickhouse kafka rest-catalog trino connect"
@@ -197,25 +201,60 @@ log4j() { # what a Kafka process logs, and where to
   printf '%s\n' rootLogger.level=warn rootLogger.appenderRef.a.ref=A appender.a.type=Console appender.a.name=A \
     appender.a.layout.type=PatternLayout 'appender.a.layout.pattern=%d %p %m (%c)%n' "logger.x.name=$1" logger.x.level=info
 }
+kafka_certificates() { # one authority, which signs the broker's and a client's certificate
+  local tls="$1" name
+  [ ! -s "$tls/client.pem" ] || return 0
+  command -v openssl >/dev/null || packages openssl
+  rm -rf "$tls" && mkdir -p "$tls"
+  openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=Lakegate trial CA" -keyout "$tls/ca.key" -out "$tls/ca.pem" 2>/dev/null
+  printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >"$tls/names"
+  for name in broker client; do
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=$name" -keyout "$tls/$name.key" -out "$tls/$name.csr" 2>/dev/null
+    openssl x509 -req -in "$tls/$name.csr" -CA "$tls/ca.pem" -CAkey "$tls/ca.key" -CAcreateserial -days 3650 -extfile "$tls/names" -out "$tls/$name.pem" 2>/dev/null
+  done
+  cat "$tls/broker.key" "$tls/broker.pem" >"$tls/broker-store.pem"
+}
+kafka_listeners() { # name and port of each that is asked for beside the plain one
+  echo "SSL ${KAFKA_SSL_PORT:-}" "SASL_PLAINTEXT ${KAFKA_SASL_PORT:-}" "SASL_SSL ${KAFKA_SASL_SSL_PORT:-}" | xargs -n 1 | awk '/^[0-9]/ { print name, $1 } { name = $1 }'
+}
+kafka_security() { # the lines of the broker's settings for them
+  local tls="$1" user="${KAFKA_USER:-lakegate}" password="${KAFKA_PASSWORD:-lakegate-secret}" name port module=org.apache.kafka.common.security
+  kafka_certificates "$tls"
+  printf '%s\n' ssl.keystore.type=PEM "ssl.keystore.location=$tls/broker-store.pem" ssl.truststore.type=PEM "ssl.truststore.location=$tls/ca.pem" \
+    listener.name.ssl.ssl.client.auth=required sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+  for name in sasl_plaintext sasl_ssl; do
+    printf '%s\n' "listener.name.$name.plain.sasl.jaas.config=$module.plain.PlainLoginModule required user_$user=\"$password\";"
+    for port in 256 512; do printf '%s\n' "listener.name.$name.scram-sha-$port.sasl.jaas.config=$module.scram.ScramLoginModule required;"; done
+  done
+}
 install_kafka() {
   jars "$cache/kafka" "org.apache.kafka:kafka_2.13:$kafka_version" "org.apache.kafka:kafka-tools:$kafka_version" org.apache.logging.log4j:log4j-slf4j-impl:2.25.4
 }
 up_kafka() {
-  local home="$folder/kafka" java controller="${KAFKA_CONTROLLER_PORT:-$((kafka_port + 1))}"
+  local home="$folder/kafka" java controller="${KAFKA_CONTROLLER_PORT:-$((kafka_port + 1))}" name port more=() scram=()
   java="$(java_of 17)"
   is_free "$kafka_port"
   is_free "$controller"
+  local listeners="PLAINTEXT://127.0.0.1:$kafka_port" map="PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+  while read -r name port; do
+    is_free "$port"
+    listeners="$listeners,$name://127.0.0.1:$port" map="$map,$name:$name"
+    [ ${#more[@]} -gt 0 ] || mapfile -t more < <(kafka_security "$home/tls")
+  done < <(kafka_listeners)
+  for name in 256 512; do
+    scram+=(--add-scram "SCRAM-SHA-$name=[name=${KAFKA_USER:-lakegate},password=${KAFKA_PASSWORD:-lakegate-secret}]")
+  done
   printf '%s\n' process.roles=broker,controller node.id=1 "controller.quorum.voters=1@127.0.0.1:$controller" \
-    "listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$controller" "advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port" \
-    controller.listener.names=CONTROLLER listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT \
+    "listeners=$listeners,CONTROLLER://127.0.0.1:$controller" "advertised.listeners=$listeners" \
+    controller.listener.names=CONTROLLER "listener.security.protocol.map=$map" \
     inter.broker.listener.name=PLAINTEXT "log.dirs=$home/data" num.partitions=1 offsets.topic.replication.factor=1 \
     offsets.topic.num.partitions=8 transaction.state.log.replication.factor=1 transaction.state.log.min.isr=1 \
     transaction.state.log.num.partitions=8 share.coordinator.state.topic.replication.factor=1 \
-    share.coordinator.state.topic.min.isr=1 group.initial.rebalance.delay.ms=0 >"$home/server.properties"
+    share.coordinator.state.topic.min.isr=1 group.initial.rebalance.delay.ms=0 "${more[@]}" >"$home/server.properties"
   log4j kafka.server.KafkaRaftServer >"$home/log4j2.properties"
   local options=(-Xms256m "-Xmx${KAFKA_HEAP:-512m}" "-Dlog4j2.configurationFile=$home/log4j2.properties" -cp "$cache/kafka/*")
   [ -f "$home/data/meta.properties" ] || "$java" "${options[@]}" kafka.tools.StorageTool format \
-    -t "$(head -c16 /dev/urandom | base64 | tr '+/' 'AB' | cut -c1-22)" -c "$home/server.properties" >"$home/format.log" 2>&1 ||
+    -t "$(head -c16 /dev/urandom | base64 | tr '+/' 'AB' | cut -c1-22)" "${scram[@]}" -c "$home/server.properties" >"$home/format.log" 2>&1 ||
     { tail -5 "$home/format.log" >&2; fail "Kafka's folder could not be formatted"; }
   begin kafka "$java" "${options[@]}" kafka.Kafka "$home/server.properties"
   until_ready kafka 90 grep -q "Kafka Server started" "$home/log"
@@ -309,6 +348,15 @@ up_trino() {
 }
 address_trino() { echo "http://127.0.0.1:$trino_port"; }
 
+install_clients() {
+  local home="$cache/clients" want
+  mkdir -p "$home"
+  for want in "io.trino:trino-cli:$trino_version:jar:executable" "io.trino:trino-jdbc:$trino_version" "org.apache.arrow:flight-sql-jdbc-driver:18.3.0"; do
+    [ -n "$(find "$home" -name "$(cut -d: -f2 <<<"$want")-$(cut -d: -f3 <<<"$want")*.jar")" ] ||
+      maven dependency:copy "-Dartifact=$want" "-DoutputDirectory=$home" -Dmdep.useBaseVersion=true >&2 || fail "Maven could not fetch $want"
+  done
+}
+
 install_connect() {
   local g=org.apache.iceberg v="$iceberg_version" k=org.apache.kafka
   jars "$cache/connect" "$k:connect-runtime:$kafka_version" "$k:connect-json:$kafka_version" "$k:connect-transforms:$kafka_version" org.apache.logging.log4j:log4j-slf4j-impl:2.25.4
@@ -339,7 +387,7 @@ command="${1:-help}"
 [ $# -eq 0 ] || shift
 if [ $# -gt 0 ]; then names="$*"; elif [ "$command" = up ]; then names="$light"; else names="$all"; fi
 for name in $names; do
-  case " $all " in *" $name "*) ;; *) fail "there is no service $name; there are: $all" ;; esac
+  case " $all $([ "$command" = install ] && echo clients) " in *" $name "*) ;; *) fail "there is no service $name; there are: $all" ;; esac
 done
 case "$command" in
   up)
@@ -351,5 +399,5 @@ case "$command" in
   down) for name in $names; do down "$name"; done ;;
   status) for name in $names; do if runs "$name"; then echo "$name $("address_$name")"; else echo "$name -"; fi; done ;;
   install) for name in $names; do "install_$name"; done ;;
-  *) sed -n '2,21p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,23p' "$0" >&2; exit 2 ;;
 esac

@@ -27,9 +27,12 @@ class Proxy:
                     return self.answer(503, b'{"error": {"message": "closed for now", "type": "ServiceUnavailableException", "code": 503}}')
                 connection = http.client.HTTPConnection(proxy.host, timeout=60)
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection", "accept-encoding")}
-                connection.request(self.command, self.path, body or None, headers)
-                answer = connection.getresponse()
-                content = answer.read()
+                try:
+                    connection.request(self.command, self.path, body or None, headers)
+                    answer = connection.getresponse()
+                    content = answer.read()
+                except (OSError, http.client.HTTPException):
+                    return self.answer(502, b'{"error": {"message": "the catalog is away", "type": "BadGateway", "code": 502}}')
                 is_commit = self.command == "POST" and "/tables/" in self.path and not self.path.endswith("/metrics")
                 if is_commit and proxy.lose and answer.status == 200:
                     proxy.lost += 1
@@ -52,6 +55,8 @@ class Proxy:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Clients that are killed reset their connections.
+        self.server.handle_error = lambda *_: None
         self.uri = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

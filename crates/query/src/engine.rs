@@ -1,11 +1,12 @@
 //! The engine: what it is set up with, what it is asked, and which queries run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -114,6 +115,9 @@ impl std::fmt::Debug for Readable {
     }
 }
 
+/// The types of parameters by their names; none where the statement does not tell.
+pub type ParameterTypes = HashMap<String, Option<DataType>>;
+
 /// A query that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningQuery {
@@ -168,6 +172,15 @@ impl QueryEngine {
         let inner = &self.inner;
         let place = inner.running.enter(&request).await?;
         crate::run::start(inner.threads.handle(), inner.state.clone(), &inner.options, request, place).await
+    }
+
+    /// The types of a statement's parameters `$1`, `$2`, …, by their names, where it tells them. Nothing runs.
+    ///
+    /// # Errors
+    /// The statement cannot be planned.
+    pub async fn parameter_types(&self, request: QueryRequest) -> Result<ParameterTypes, QueryError> {
+        let place = self.inner.running.enter(&request).await?;
+        crate::run::parameter_types(self.inner.state.clone(), &self.inner.options, request, place).await
     }
 
     /// Cancels a query. A tenant cancels its own only; none cancels any. Says whether there was such a query.

@@ -35,7 +35,7 @@ mod scan;
 pub mod statement;
 mod table;
 
-pub use engine::{QueryEngine, QueryLimits, QueryOptions, QueryRequest, Readable, RunningQuery};
+pub use engine::{ParameterTypes, QueryEngine, QueryLimits, QueryOptions, QueryRequest, Readable, RunningQuery};
 pub use error::QueryError;
 pub use lake::{BesideName, Comparison, Condition, LakeTables, LakeView, Literal, RowStream, TablesBeside, ViewScan};
 pub use request::{SqlRequest, SqlResponse};

@@ -14,7 +14,6 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::parser::Statement;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
@@ -23,7 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::catalog::{self, Visible};
-use crate::engine::{ListedName, Place, QueryLimits, QueryOptions, QueryRequest};
+use crate::engine::{ListedName, ParameterTypes, Place, QueryLimits, QueryOptions, QueryRequest};
 use crate::error::QueryError;
 use crate::{columns, guard, parameters};
 
@@ -164,17 +163,8 @@ impl Job {
     async fn plan(self) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), QueryError> {
         let Self { mut state, visible, request, memory_limit, permit: _permit } = self;
         let failed = |e| QueryError::from_engine(&e, memory_limit);
-        let statement = guard::parse(&request.sql, request.is_source)?;
-        let is_query = guard::is_query(&statement);
-        let references = state.resolve_table_references(&statement).map_err(failed)?;
-        catalog::check_references(&references, guard::is_show(&statement))?;
-        let catalogs = visible.catalog_for(&references, |name| state.table_functions().contains_key(name)).await?;
-        state.register_catalog_list(catalogs);
-        state.config_mut().options_mut().catalog.default_schema = visible.default_namespace().to_owned();
-        // Then a number with a point is what it says, not the nearest of base two.
-        state.config_mut().options_mut().sql_parser.parse_float_as_decimal = request.is_source;
-        state.mark_start_execution();
-        let logical = logical_plan(&state, statement, &request).await.map_err(failed)?;
+        let (logical, is_query) = understood(&mut state, &visible, &request, memory_limit).await?;
+        let logical = logical.with_param_values(parameters::bind(&request.parameters)?).map_err(failed)?;
         guard::check_plan(&logical)?;
         let logical = match request.row_limit {
             Some(limit) if is_query => first_rows(logical, limit).map_err(failed)?,
@@ -188,13 +178,47 @@ impl Job {
     }
 }
 
-async fn logical_plan(
-    state: &SessionState,
-    statement: Statement,
+/// The statement over the tables that its asker sees, its parameters without values yet; and whether it is a query.
+async fn understood(
+    state: &mut SessionState,
+    visible: &Arc<Visible>,
     request: &QueryRequest,
-) -> datafusion::common::Result<LogicalPlan> {
-    let plan = state.statement_to_plan(statement).await?;
-    plan.with_param_values(parameters::bind(&request.parameters)?)
+    memory_limit: u64,
+) -> Result<(LogicalPlan, bool), QueryError> {
+    let failed = |e| QueryError::from_engine(&e, memory_limit);
+    let statement = guard::parse(&request.sql, request.is_source)?;
+    let is_query = guard::is_query(&statement);
+    let references = state.resolve_table_references(&statement).map_err(failed)?;
+    catalog::check_references(&references, guard::is_show(&statement))?;
+    let catalogs = visible.catalog_for(&references, |name| state.table_functions().contains_key(name)).await?;
+    state.register_catalog_list(catalogs);
+    state.config_mut().options_mut().catalog.default_schema = visible.default_namespace().to_owned();
+    // Then a number with a point is what it says, not the nearest of base two.
+    state.config_mut().options_mut().sql_parser.parse_float_as_decimal = request.is_source;
+    state.mark_start_execution();
+    Ok((state.statement_to_plan(statement).await.map_err(failed)?, is_query))
+}
+
+/// The types of the parameters `$1`, `$2`, …, by their names, where the statement tells them.
+pub(crate) async fn parameter_types(
+    mut state: SessionState,
+    options: &QueryOptions,
+    request: QueryRequest,
+    place: Place,
+) -> Result<ParameterTypes, QueryError> {
+    let memory_limit = options.memory_limit_bytes as u64;
+    let visible = Arc::new(Visible::new(options.memtables.clone(), options.lake.clone(), &request));
+    let planned = tokio::task::spawn_blocking(move || {
+        // The place is held until it is done.
+        let _place = place;
+        Handle::current().block_on(async {
+            let (plan, _) = understood(&mut state, &visible, &request, memory_limit).await?;
+            plan.get_parameter_types().map_err(|e| QueryError::from_engine(&e, memory_limit))
+        })
+    });
+    let after = options.default_limits.timeout;
+    let planned = tokio::time::timeout(after, planned).await.map_err(|_| QueryError::Timeout { after })?;
+    planned.map_err(|e| QueryError::internal(&e))?
 }
 
 fn first_rows(plan: LogicalPlan, limit: u64) -> datafusion::common::Result<LogicalPlan> {

@@ -119,7 +119,8 @@ fn forbidden(place: String, reason: &str) -> PlaceError {
     PlaceError::Forbidden {
         place,
         reason: reason.to_owned(),
-        remedy: "add its folder to imports.roots if it is to be imported".into(),
+        remedy: "add its folder to imports.roots if it is to be imported; what lies in a bucket is named s3://bucket/…"
+            .into(),
         setting: "imports.roots",
     }
 }

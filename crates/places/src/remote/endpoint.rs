@@ -132,7 +132,11 @@ impl Endpoint {
             408 | 425 | 429 | 500 | 502..=504 => {
                 Failure::Again { reason: format!("it answered {status}{said}"), after }
             }
-            404 | 410 => PlaceError::NotFound { place, hint: format!(": the server answered {status}{said}") }.into(),
+            404 | 410 => PlaceError::NotFound {
+                place,
+                hint: format!(": the server answered {status}{said}; correct the name, or put it there"),
+            }
+            .into(),
             412 | 416 => self.changed(format!("the server answered {status}{said} to a request for the rest of it")),
             401 | 403 => {
                 let remedy = if self.signer.is_some() {

@@ -5,11 +5,13 @@
 //! parameters become literals token by token, so that a value never becomes SQL. Refuses: to run anything.
 
 mod create;
+mod jdbc;
 mod tokens;
 mod words;
 
 use datafusion::sql::sqlparser::ast::{
-    Ident, Insert as SqlInsert, ObjectName, ObjectNamePart, ObjectType, Statement as SqlStatement, TableObject,
+    Expr, Ident, Insert as SqlInsert, ObjectName, ObjectNamePart, ObjectType, SetExpr, Statement as SqlStatement,
+    TableObject, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -17,7 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use lakegate_model::TableName;
 
 pub use self::create::{CreateTable, NewColumn, OptionValue};
-pub use self::tokens::{bind, literal, literals, prefer_engine_words};
+pub use self::tokens::{bind, literal, literals, parameter_count, prefer_engine_words};
 pub use self::words::{Execute, Show};
 use crate::error::QueryError;
 use crate::guard;
@@ -111,6 +113,10 @@ pub struct Insert {
     pub columns: Vec<String>,
     /// What gives the rows, as a statement of its own.
     pub source: String,
+    /// How many values a row of `VALUES` has; 0 for any other source.
+    pub width: usize,
+    /// Of the parameters that stand alone in a row of `VALUES`: their number, counted from 1, and the column's, from 0.
+    pub parameters: Vec<(usize, usize)>,
 }
 
 /// Sorts a statement.
@@ -128,6 +134,9 @@ pub fn read(sql: &str) -> Result<Statement, QueryError> {
     if let Some(statement) = words::read(sql, &tokens)? {
         return Ok(statement);
     }
+    if let Some(why) = table_function(&tokens) {
+        return Err(QueryError::Plan(why));
+    }
     match first_words(&tokens).as_slice() {
         [first, ..] if first == "INSERT" => read_insert(tokens),
         [first, second, ..] if first == "CREATE" && second == "SCHEMA" => Ok(Statement::CreateSchema),
@@ -141,6 +150,26 @@ pub fn read(sql: &str) -> Result<Statement, QueryError> {
 
 fn is_insert(sql: &str) -> bool {
     sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("insert"))
+}
+
+/// `TABLE(name(…))` is not known: what is written instead, where it is about a file.
+fn table_function(tokens: &[TokenWithSpan]) -> Option<String> {
+    let words: Vec<&Token> = tokens.iter().map(|t| &t.token).filter(|t| !matches!(t, Token::Whitespace(_))).collect();
+    words.windows(5).find_map(|window| match window {
+        [Token::Word(table), Token::LParen, Token::Word(name), Token::LParen, first]
+            if table.quote_style.is_none() && table.value.eq_ignore_ascii_case("table") =>
+        {
+            let place = match first {
+                Token::SingleQuotedString(place) => place.as_str(),
+                _ => "s3://bucket/folder/file.csv",
+            };
+            Some(format!(
+                "there is no table function {name}; a file is read by its place: SELECT * FROM '{place}', or with columns of its own \
+                 by CREATE TABLE … WITH (external_location = '{place}')"
+            ))
+        }
+        _ => None,
+    })
 }
 
 /// The first three words, in upper case.
@@ -179,7 +208,23 @@ fn read_insert(tokens: Vec<TokenWithSpan>) -> Result<Statement, QueryError> {
     }
     let source = source.ok_or_else(|| QueryError::Syntax("INSERT needs VALUES or a SELECT".to_owned()))?;
     let columns = columns.iter().map(plain).collect();
-    Ok(Statement::Insert(Insert { table: table_ref(&name)?, columns, source: source.to_string() }))
+    let rows = match source.body.as_ref() {
+        SetExpr::Values(values) => values.rows.as_slice(),
+        _ => &[],
+    };
+    let placed = rows.iter().flat_map(|row| row.iter().enumerate());
+    let parameters = placed.filter_map(|(at, value)| Some((number_of(value)?, at))).collect();
+    let width = rows.first().map_or(0, |row| row.len());
+    Ok(Statement::Insert(Insert { table: table_ref(&name)?, columns, source: source.to_string(), width, parameters }))
+}
+
+/// The number of a parameter that stands alone, where it is written as `$1`, `$2`, ….
+fn number_of(value: &Expr) -> Option<usize> {
+    match value {
+        Expr::Nested(inner) => number_of(inner),
+        Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) => name.strip_prefix('$')?.parse().ok(),
+        _ => None,
+    }
 }
 
 fn read_drop(statement: SqlStatement) -> Result<Statement, QueryError> {

@@ -84,3 +84,27 @@ fn literals_of_trino_become_those_of_the_engine() {
     is("SELECT DECIMAL '-12.50'", "SELECT CAST('-12.50' AS DECIMAL(4,2)) ");
     is("SELECT 'UUID', \"uuid\" 'x'", "SELECT 'UUID', \"uuid\" 'x'");
 }
+
+#[test]
+fn parameters_of_an_insert_know_their_columns_and_are_counted() {
+    assert_eq!(parameter_count("SELECT ?, '?', $3 FROM t WHERE a = ? -- ?").unwrap(), 3);
+    let Statement::Insert(insert) = read("INSERT INTO t (a, b) VALUES (($1), 7), (lower($2), $3)").unwrap() else {
+        panic!()
+    };
+    assert_eq!((insert.width, insert.parameters), (2, vec![(1, 0), (3, 1)]));
+}
+
+#[test]
+fn the_tables_of_the_jdbc_driver_are_put_together_from_the_engines() {
+    let sql = prefer_engine_words("SELECT TABLE_CAT FROM system.jdbc.catalogs ORDER BY TABLE_CAT").unwrap();
+    assert_eq!(sql, "SELECT TABLE_CAT FROM (SELECT 'iceberg' AS table_cat) ORDER BY TABLE_CAT");
+    let untouched = "SELECT * FROM system.runtime.nodes";
+    assert_eq!(prefer_engine_words(untouched).unwrap(), untouched);
+}
+
+#[test]
+fn a_table_function_is_answered_with_the_way_that_files_are_read() {
+    let told =
+        read("INSERT INTO t SELECT * FROM TABLE(\n EXTERNAL('s3://b/x.csv', CSV, 'a DATE'))").unwrap_err().to_string();
+    assert!(told.contains("EXTERNAL") && told.contains("SELECT * FROM 's3://b/x.csv'"), "{told}");
+}

@@ -46,6 +46,26 @@ pub fn literals(values: &[Value]) -> Result<Vec<String>, QueryError> {
     values.iter().enumerate().map(|(at, value)| literal(at + 1, value)).collect()
 }
 
+/// How many parameters a statement has.
+///
+/// # Errors
+/// The text cannot be read.
+pub fn parameter_count(sql: &str) -> Result<usize, QueryError> {
+    let (mut next, mut highest) = (0, 0);
+    for token in written(sql)? {
+        match token {
+            Token::Question => next += 1,
+            Token::Placeholder(name) if name == "?" => next += 1,
+            Token::Placeholder(name) => {
+                let number = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+                highest = highest.max(number.unwrap_or(0));
+            }
+            _ => {}
+        }
+    }
+    Ok(highest.max(next))
+}
+
 /// The statement with `?`, in their order, and `$1`, `$2`, … replaced by these expressions.
 ///
 /// # Errors
@@ -90,7 +110,7 @@ pub fn bind(sql: &str, values: &[String]) -> Result<String, QueryError> {
 /// The text cannot be read.
 pub fn prefer_engine_words(sql: &str) -> Result<String, QueryError> {
     let mut tokens = written(sql)?;
-    let (mut before, mut changed) = (None, false);
+    let (mut before, mut changed) = (None, super::jdbc::name_tables(&mut tokens));
     for at in 0..tokens.len() {
         let (word, text) = match tokens.get(at) {
             Some(Token::Whitespace(_)) => continue,

@@ -196,6 +196,10 @@ impl KafkaProtocol {
         }
     }
 
+    fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
     fn has_credentials(self) -> bool {
         matches!(self, Self::SaslPlaintext | Self::SaslSsl)
     }
@@ -211,8 +215,13 @@ impl KafkaSource {
             all.push(("sasl.username", &security.user));
             all.push(("sasl.password", security.password.reveal()));
         }
+        let ca_file = match security.ca_file.as_str() {
+            // The client looks where systems keep them.
+            "" if security.protocol.has_tls() => "probe",
+            file => file,
+        };
         for (name, value) in [
-            ("ssl.ca.location", security.ca_file.as_str()),
+            ("ssl.ca.location", ca_file),
             ("ssl.certificate.location", &security.certificate_file),
             ("ssl.key.location", &security.key_file),
             ("ssl.key.password", security.key_password.reveal()),

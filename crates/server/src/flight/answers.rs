@@ -9,6 +9,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::SqlInfo;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
+use arrow_flight::{IpcMessage, SchemaAsIpc};
 use futures::TryStreamExt;
 use lakegate_query::QueryResult;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,18 @@ pub(super) fn sql_info() -> Result<SqlInfoData, Status> {
     builder.append(SqlInfo::FlightSqlServerTransaction, 0_i32);
     builder.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
     builder.build().map_err(|error| Status::internal(error.to_string()))
+}
+
+/// A schema as messages carry it.
+pub(super) fn schema_bytes(schema: &Schema) -> Result<bytes::Bytes, Status> {
+    let message: Result<IpcMessage, _> = SchemaAsIpc::new(schema, &Default::default()).try_into();
+    Ok(message.map_err(|error: arrow::error::ArrowError| Status::internal(error.to_string()))?.0)
+}
+
+/// What tells a client of a prepared statement which values it takes.
+pub(super) fn parameters_of(types: Vec<DataType>) -> Schema {
+    let field = |(at, kind): (usize, DataType)| Field::new(format!("${}", at + 1), kind, true);
+    Schema::new(types.into_iter().enumerate().map(field).collect::<Vec<_>>())
 }
 
 pub(super) fn table_types_schema() -> SchemaRef {

@@ -13,10 +13,7 @@ use arrow_flight::sql::{
     CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, TableNotExistOption,
     TicketStatementQuery,
 };
-use arrow_flight::{
-    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
-    Ticket,
-};
+use arrow_flight::{Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
 use futures::{Stream, StreamExt, stream};
 use lakegate_model::TableName;
 use lakegate_query::statement::{self, Statement};
@@ -25,11 +22,11 @@ use std::pin::Pin;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::answers::{DoGet, Fetch, count_of, get, get_one, sql_info, table_types_schema};
+use super::answers::{DoGet, Fetch, count_of, get, get_one, parameters_of, schema_bytes, sql_info, table_types_schema};
 use super::put::{Lane, gather};
 use super::{Flight, Out, asker_of, literals, status_of};
 use crate::http::rows_of;
-use crate::statements::{Asker, Changed, Done, Inserted, Run, StatementError};
+use crate::statements::{Asker, Changed, Done, Inserted, Run, StatementError, Statements};
 
 /// The catalog's name.
 const CATALOG: &str = "iceberg";
@@ -384,22 +381,22 @@ impl FlightSqlService for Flight {
         let asker = asker_of(request.extensions())?;
         // What cannot be read is better told now; what needs values tells its columns later.
         statement::read(&query.query).map_err(failed)?;
-        let schema = match query.query.contains(['?', '$']) {
-            true => None,
-            false => self.schema(&asker, &query.query).await?,
-        };
-        let dataset_schema = match schema {
-            Some(schema) => {
-                let message: Result<IpcMessage, _> = SchemaAsIpc::new(&schema, &Default::default()).try_into();
-                message.map_err(|error: arrow::error::ArrowError| Status::internal(error.to_string()))?.0
+        let types = self.statements.parameter_types(&asker, &query.query).await.map_err(failed)?;
+        let schema = match types.is_empty() {
+            true => self.schema(&asker, &query.query).await?,
+            // What its values would change is told when they are there.
+            false => {
+                self.schema(&asker, &Statements::without_values(&query.query).map_err(failed)?).await.unwrap_or(None)
             }
-            None => bytes::Bytes::new(),
         };
+        let dataset_schema = schema.map_or(Ok(bytes::Bytes::new()), |schema| schema_bytes(&schema))?;
+        let parameter_schema =
+            if types.is_empty() { bytes::Bytes::new() } else { schema_bytes(&parameters_of(types))? };
         let handle = self.prepared.add(owner(&asker), query.query);
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: bytes::Bytes::copy_from_slice(handle.as_bytes()),
             dataset_schema,
-            parameter_schema: bytes::Bytes::new(),
+            parameter_schema,
         })
     }
 

@@ -186,7 +186,7 @@ fn is_brought(column: &Column) -> bool {
 }
 
 /// The names of the columns that `count` values a row are for.
-fn names_for(
+pub(super) fn names_for(
     table: &TableName,
     contract: &Contract,
     asked: &[String],
@@ -200,7 +200,7 @@ fn names_for(
             return Ok(names);
         }
         return invalid(format!(
-            "{count} values a row, and {table} takes {}: {}; give as many, or name the columns: INSERT INTO {table} (…)",
+            "{count} values a row, and {table} takes {}: {}; give as many, or name the columns: INSERT INTO {table} (…); DESCRIBE {table} tells their types",
             names.len(),
             names.join(", ")
         ));
@@ -210,7 +210,9 @@ fn names_for(
         let found = contract.columns.iter().find(|column| column.name == *name);
         let Some(found) = found else {
             let names = brought().collect::<Vec<_>>().join(", ");
-            return invalid(format!("{table} has no column {name}; it takes {names}"));
+            return invalid(format!(
+                "{table} has no column {name}; it takes {names}; DESCRIBE {table} tells their types"
+            ));
         };
         if !is_brought(found) {
             return invalid(format!("the column {name} of {table} is filled by the server; leave it out"));

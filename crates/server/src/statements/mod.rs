@@ -8,6 +8,7 @@ mod beside;
 mod error;
 mod external;
 mod insert;
+mod parameters;
 mod show;
 mod tables;
 

@@ -250,9 +250,25 @@ impl FileRows {
             let shown = ArrayFormatter::try_new(found, &FormatOptions::default())
                 .map_or_else(|_| String::new(), |formatter| formatter.value(row).to_string());
             let shown: String = shown.chars().take(80).collect();
-            let reason = format!("found {shown:?}, expected {}", field.data_type());
+            let reason = format!("found {shown:?}, expected {}", told(field.data_type()));
             return Err(error(first_row + row as u64, reason));
         }
         Ok(cast)
+    }
+}
+
+/// A type in the words of those who write files.
+fn told(kind: &DataType) -> String {
+    match kind {
+        DataType::Date32 => "a date as YYYY-MM-DD".to_owned(),
+        DataType::Timestamp(_, None) => "a time as YYYY-MM-DD HH:MM:SS".to_owned(),
+        DataType::Timestamp(..) => "a time with its zone, as YYYY-MM-DDTHH:MM:SSZ".to_owned(),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => "a whole number".to_owned(),
+        DataType::Float32 | DataType::Float64 => "a number".to_owned(),
+        DataType::Decimal128(precision, scale) => {
+            format!("a number of at most {precision} digits, {scale} of them after the point")
+        }
+        DataType::Boolean => "true or false".to_owned(),
+        other => other.to_string(),
     }
 }

@@ -38,6 +38,8 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        let is_up = |broker: &rdkafka::statistics::Broker| broker.state == "UP";
+        self.figures.note_reached(statistics.brokers.values().any(is_up));
         let ends = statistics.topics.values().flat_map(|topic| {
             let known = topic.partitions.values().filter(|p| p.partition >= 0 && p.hi_offset >= 0);
             known.map(|p| (topic.topic.as_str(), p.partition, if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset }))

@@ -16,6 +16,7 @@ mod assign;
 mod context;
 mod payload;
 mod position;
+mod probe;
 mod reader;
 mod session;
 mod status;

@@ -11,10 +11,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 
-use super::assign::ANSWER;
 use super::context::Context;
 use super::payload::content_type;
 use super::position::cluster_hash;
+use super::probe;
 use super::reader::{End, Mistaken, Reader};
 use super::status::{Figures, SourceState};
 use super::{KafkaSource, OWN_PROPERTIES};
@@ -132,19 +132,7 @@ impl Life {
         let source = &self.source;
         self.figures.set_state(SourceState::Connecting);
         let again = |what: &str, error: &dyn std::fmt::Display| End::Again(format!("{what}: {error}"));
-        let probe: BaseConsumer =
-            self.client().create().map_err(|error| End::Stopped(format!("the client cannot be made: {error}")))?;
-        let topic = Some(source.topic.as_str()).filter(|topic| !topic.starts_with('^'));
-        let metadata = probe.fetch_metadata(topic, ANSWER);
-        let metadata = metadata.map_err(|error| again(&format!("no broker of {} answers", source.brokers), &error))?;
-        if let Some(topic) = topic
-            && metadata.topics().iter().all(|found| found.name() != topic || found.partitions().is_empty())
-        {
-            return Err(End::Again(format!("the topic {topic} is not there; create it, or correct the setting topic")));
-        }
-        let cluster = probe.client().fetch_cluster_id(ANSWER);
-        let cluster = cluster.ok_or_else(|| End::Again("the broker does not tell its cluster's id".to_owned()))?;
-        drop((metadata, probe));
+        let cluster = probe::cluster_of(source, &self.client())?;
         tracing::info!(source = %source.name, brokers = %source.brokers, %cluster, "Connected to Kafka");
         let target = UpstreamTarget {
             tenant: source.tenant.clone(),

@@ -94,6 +94,18 @@ impl Figures {
         self.inner.lock().state = state;
     }
 
+    /// Whether a broker can be reached, while the source reads. The client connects again by itself.
+    pub(super) fn note_reached(&self, is_reached: bool) {
+        let mut inner = self.inner.lock();
+        match &inner.state {
+            SourceState::Running if !is_reached => {
+                inner.state = SourceState::Waiting("no broker can be reached; it goes on when one is back".to_owned());
+            }
+            SourceState::Waiting(_) if is_reached => inner.state = SourceState::Running,
+            _ => {}
+        }
+    }
+
     pub(super) fn count(&self, accepted: u64, dead_lettered: u64) {
         let mut inner = self.inner.lock();
         inner.accepted += accepted;

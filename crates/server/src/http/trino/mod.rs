@@ -391,10 +391,15 @@ fn changed(done: Done) -> Told {
         }
     };
     members.insert("updateType".to_owned(), kind.into());
+    // There is always a column: the JDBC client asks for one of whatever it runs.
+    let (name, column_type, value) = match rows {
+        Some(rows) => ("rows", "bigint", rows.into()),
+        None => ("result", "boolean", Value::Bool(true)),
+    };
+    let signature = json!({ "rawType": column_type, "arguments": [] });
+    members.insert("columns".to_owned(), json!([{ "name": name, "type": column_type, "typeSignature": signature }]));
+    members.insert("data".to_owned(), json!([[value]]));
     if let Some(rows) = rows {
-        let signature = json!({ "rawType": "bigint", "arguments": [] });
-        members.insert("columns".to_owned(), json!([{ "name": "rows", "type": "bigint", "typeSignature": signature }]));
-        members.insert("data".to_owned(), json!([[rows]]));
         members.insert("updateCount".to_owned(), rows.into());
     }
     Told { state: "FINISHED", members, headers }
