@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::api::{UpstreamCommit, UpstreamError, UpstreamTarget};
 use super::{Part, subtract};
 use crate::gate::Gate;
-use crate::import::counts_of;
+use crate::import::{counts_of, counts_of_letters};
 use crate::streams::Stream;
 
 /// Time between two tries of what the lake does not take: first, and at most.
@@ -87,6 +87,7 @@ impl Work {
         let inner = &self.gate.inner;
         let commit_id = Uuid::from_u128(inner.random.next_u128());
         let mut counts = counts_of(inner.log.id(), &self.stream.key, &self.part.tally);
+        counts.extend(counts_of_letters(inner.log.id(), &self.stream.key, self.part.letters));
         counts.insert(self.guest.counter.to_string(), 1);
         let changes = self.part.changes.values().cloned().collect();
         let commit = Commit {

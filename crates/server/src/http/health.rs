@@ -60,6 +60,7 @@ fn components(app: &App) -> Vec<(ComponentHealth, f64)> {
         });
     }
     found.extend(kafka_health(app));
+    found.extend(kafka_log_health(app));
     let mut timed: Vec<_> = found.into_iter().map(|component| (component, gate_ms)).collect();
     let started = Instant::now();
     let disk = disk_health(app);
@@ -78,6 +79,20 @@ fn kafka_health(app: &App) -> Option<ComponentHealth> {
     let trouble: Vec<String> = trouble.collect();
     let state = if trouble.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
     (!sources.is_empty()).then(|| ComponentHealth { name: "kafka", state, message: trouble.join("; ") })
+}
+
+/// How the log is that instances share; none where there is none.
+fn kafka_log_health(app: &App) -> Option<ComponentHealth> {
+    let sides = app.kafka_log.status()?;
+    let mut component = ComponentHealth { name: "log", state: HealthState::Healthy, message: String::new() };
+    for (side, state) in sides {
+        let (SourceState::Waiting(why) | SourceState::Stopped(why)) = state else { continue };
+        // A gateway that cannot write refuses requests; tables can wait.
+        let found = if side == "gateway" { HealthState::Unhealthy } else { HealthState::Degraded };
+        component.state = component.state.max(found);
+        component.message = [component.message, format!("{side}: {why}")].join(" ").trim().to_owned();
+    }
+    Some(component)
 }
 
 fn disk_health(app: &App) -> ComponentHealth {
