@@ -7,11 +7,12 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use lakegate_model::{StreamKey, Tally};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::writer::LogFrame;
 use crate::gate::Gate;
 use crate::streams::{DEAD_LETTERS, Stream};
-use crate::upstream::{Upstream, UpstreamCommit, UpstreamError, UpstreamTarget};
+use crate::upstream::{After, Upstream, UpstreamCommit, UpstreamError, UpstreamTarget};
 
 /// How far a table has a partition, as its position says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,12 @@ pub(super) struct Lane {
     places: HashMap<u128, Place>,
     /// Rows that queries do not see yet, each under the contract that shaped it.
     fresh: Vec<(Arc<Stream>, RecordBatch)>,
-    is_letters: bool,
+    /// Whether it takes what is set aside: then it is committed before the tables whose positions pass that.
+    pub(super) is_letters: bool,
+    /// How many times something was taken; as of the commit under way; as of the last one that stands.
+    taken: u64,
+    committing: u64,
+    committed: watch::Sender<u64>,
 }
 
 impl Lane {
@@ -62,13 +68,20 @@ impl Lane {
             content_type: String::new(),
         };
         let upstream = gate.open_upstream_of(target, stream.clone()).await?;
-        Ok(Self { upstream, places: HashMap::new(), fresh: Vec::new(), is_letters })
+        let (committed, _) = watch::channel(0);
+        Ok(Self { upstream, places: HashMap::new(), fresh: Vec::new(), is_letters, taken: 0, committing: 0, committed })
     }
 
-    /// Begins with partitions, each read from an offset on.
-    pub(super) async fn begin(&mut self, from: &[(u128, u64)], judge: &JudgePosition) -> Result<(), UpstreamError> {
+    /// Begins with partitions, of each the offset that is read next. Returns where frames lie that are to be held against
+    /// the positions ([`Self::see`]).
+    pub(super) async fn begin(
+        &mut self,
+        from: &[(u128, u64)],
+        judge: &JudgePosition,
+    ) -> Result<Vec<(u128, u64)>, UpstreamError> {
         let ids: Vec<u128> = from.iter().map(|(id, _)| *id).collect();
         let positions = self.upstream.positions(&ids).await?;
+        let mut awaited = Vec::new();
         for ((id, from), position) in from.iter().zip(positions) {
             let absorbed = position.as_ref().map(|position| judge(*id, &position.state)).transpose();
             let absorbed = absorbed.map_err(|why| {
@@ -76,32 +89,42 @@ impl Lane {
             })?;
             let next = absorbed.map_or(0, |absorbed| absorbed.next);
             let witness = absorbed.filter(|_| next > *from).map(|absorbed| absorbed.witness);
+            if witness.is_some() {
+                awaited.push((*id, next - 1));
+            }
             let place = Place { next, witness, trusted_from: None, waiting: None, committing: None, moved_to: None };
             self.places.insert(*id, place);
             self.upstream.begin(*id, position);
         }
-        Ok(())
+        Ok(awaited)
     }
 
-    /// Whether the table has the frame. The last one that it has must be the one that it was.
-    pub(super) fn has(&mut self, frame: &LogFrame<'_>) -> Result<bool, UpstreamError> {
+    /// Holds the last frame that the table has against its position.
+    pub(super) fn see(&mut self, frame: &LogFrame<'_>) -> Result<(), UpstreamError> {
         let table = self.upstream.table();
-        let Some(place) = self.places.get_mut(&frame.partition) else { return Ok(false) };
-        let last = place.next.saturating_sub(1);
-        if let Some(expected) = place.witness {
-            if frame.offset > last || (frame.offset == last && frame.hash != expected) {
-                return Err(UpstreamError::Halted(format!(
-                    "where the last frame of the table {table} lay ({}, offset {last}) there is another: the topic was made anew",
-                    frame.place
-                )));
-            }
-            if frame.offset == last {
-                (place.witness, place.trusted_from) = (None, None);
-            } else {
-                place.trusted_from.get_or_insert(frame.offset);
-            }
+        let Some(place) = self.places.get_mut(&frame.partition) else { return Ok(()) };
+        if frame.offset + 1 != place.next {
+            return Ok(());
         }
-        Ok(frame.offset < place.next)
+        place.trusted_from = None;
+        match place.witness.take() {
+            Some(expected) if expected != frame.hash => Err(UpstreamError::Halted(format!(
+                "where the last frame of the table {table} lay ({}, offset {}) there is another: the topic was made anew",
+                frame.place, frame.offset
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the table has the frame.
+    pub(super) fn has(&mut self, frame: &LogFrame<'_>) -> Result<bool, UpstreamError> {
+        self.see(frame)?;
+        let Some(place) = self.places.get_mut(&frame.partition) else { return Ok(false) };
+        let has = frame.offset < place.next;
+        if has && place.witness.is_some() {
+            place.trusted_from.get_or_insert(frame.offset);
+        }
+        Ok(has)
     }
 
     /// Takes what a frame has for the table.
@@ -115,11 +138,17 @@ impl Lane {
         if let Some(rows) = rows.filter(|rows| rows.num_rows() > 0) {
             self.fresh.push((stream.clone(), rows));
         }
+        self.taken += 1;
         self.upstream.count_shaped(frame.partition, tally, frame.position.to_vec());
         if let Some(place) = self.places.get_mut(&frame.partition) {
             place.waiting.get_or_insert(frame.offset);
             place.moved_to = Some(frame.offset);
         }
+    }
+
+    /// The commit that will hold what was taken so far.
+    pub(super) fn next_commit(&self) -> After {
+        After { done: self.committed.subscribe(), number: self.taken }
     }
 
     /// Shows queries what was taken. Small batches become one.
@@ -148,6 +177,7 @@ impl Lane {
             return;
         }
         self.upstream.begin_commit(runtime);
+        self.committing = self.taken;
         for place in self.places.values_mut() {
             place.committing = place.waiting.take();
         }
@@ -157,6 +187,7 @@ impl Lane {
     pub(super) fn poll_commit(&mut self, runtime: &Handle) -> Result<Option<UpstreamCommit>, UpstreamError> {
         let done = self.upstream.poll_commit(runtime)?;
         if done.is_some() {
+            self.committed.send_replace(self.committing);
             self.places.values_mut().for_each(|place| place.committing = None);
         }
         Ok(done)

@@ -376,3 +376,24 @@ fn what_nobody_of_us_wrote_is_set_aside() {
     assert_eq!((in_lake(&runtime, &one, "plain"), in_lake(&runtime, &one, "dead_letters")), (1, 1));
     one.close();
 }
+
+#[test]
+fn letters_that_another_writer_set_aside_hold_up_nobody_who_decides_otherwise() {
+    let (runtime, log, ground) = (runtime(), Arc::new(Shared::default()), ground());
+    let one = open(&runtime, &ground, &log);
+    send(&runtime, &one, "keyed", &[r#"{"id":"a","n":1}"#]);
+    send(&runtime, &one, "keyed", &[r#"{"id":"a","n":2}"#]);
+    let mut first = writer(&runtime, &one, 0);
+    bring(&runtime, &mut first, &log, 0, 100).unwrap();
+    commit(&runtime, &mut first);
+    drop(first);
+    assert_eq!(in_lake(&runtime, &one, "dead_letters"), 1);
+    // The next writer does not shape what the stream's table has, and so never comes by the letter again.
+    send(&runtime, &one, "keyed", &["poison", r#"{"id":"b"}"#]);
+    let mut second = writer(&runtime, &one, 1);
+    bring(&runtime, &mut second, &log, 1, 100).unwrap();
+    commit(&runtime, &mut second);
+    assert_eq!((in_lake(&runtime, &one, "keyed"), in_lake(&runtime, &one, "dead_letters")), (2, 2));
+    assert_eq!(second.lacks_from(u128::from(partition_of(&key("keyed"), 4))), None);
+    one.close();
+}

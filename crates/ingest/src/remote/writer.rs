@@ -59,8 +59,10 @@ pub struct LogWriter {
     name: String,
     judge: JudgePosition,
     lanes: BTreeMap<TableName, Lane>,
-    /// Each partition that is read, from where on, and what it is called.
+    /// Each partition that is read, the offset that is read next, and what it is called.
     partitions: HashMap<u128, (u64, String)>,
+    /// Where frames lie that tables' positions are held against.
+    awaited: BTreeMap<(u128, u64), Vec<TableName>>,
     windows: Windows,
     requests: Requests,
 }
@@ -110,6 +112,7 @@ impl Gate {
             judge,
             lanes: BTreeMap::new(),
             partitions: HashMap::new(),
+            awaited: BTreeMap::new(),
             windows: Windows::new(settings.duplicates.keys_max, settings.longest_window_us),
             requests: Requests::default(),
         }
@@ -123,8 +126,10 @@ impl LogWriter {
     /// See [`UpstreamError`]: a table's position cannot be had, or means nothing to its partition.
     pub async fn begin(&mut self, partitions: Vec<(u128, u64, String)>) -> Result<(), UpstreamError> {
         let from: Vec<(u128, u64)> = partitions.iter().map(|(id, from, _)| (*id, *from)).collect();
-        for lane in self.lanes.values_mut() {
-            lane.begin(&from, &self.judge).await?;
+        for (table, lane) in &mut self.lanes {
+            for place in lane.begin(&from, &self.judge).await? {
+                self.awaited.entry(place).or_default().push(table.clone());
+            }
         }
         self.partitions.extend(partitions.into_iter().map(|(id, from, name)| (id, (from, name))));
         Ok(())
@@ -142,6 +147,14 @@ impl LogWriter {
     pub async fn take(&mut self, frame: &LogFrame<'_>) -> Result<(), UpstreamError> {
         if let Some(reason) = self.gate.inner.closed_reason() {
             return Err(UpstreamError::Closed(reason));
+        }
+        if let Some((next, _)) = self.partitions.get_mut(&frame.partition) {
+            *next = frame.offset;
+        }
+        for table in self.awaited.remove(&(frame.partition, frame.offset)).unwrap_or_default() {
+            if let Some(lane) = self.lanes.get_mut(&table) {
+                lane.see(frame)?;
+            }
         }
         let (header, body) = match FrameHeader::decode(&frame.payload) {
             Ok(read) => read,
@@ -166,7 +179,8 @@ impl LogWriter {
             let key = &touched.key;
             let found = gate.inner.streams.resolve(key.tenant.as_str(), key.stream.as_str());
             let Ok(stream) = found else { return Ok(false) };
-            if stream.shaper.splits_by_event_type() || touched.tally.dead_lettered > 0 {
+            // What is set aside is there before the stream's table has the frame.
+            if stream.shaper.splits_by_event_type() {
                 return Ok(false);
             }
             if !self.lane(&stream).await?.has(frame)? {
@@ -186,7 +200,7 @@ impl LogWriter {
         let request = request.map_err(|error| failed(&error))?;
         let mut shaped = shape_frame(&gate.inner, read, &request).await?;
         let rules = rules_of(&gate.inner, &read.header);
-        let mut ready: Vec<(ReadyRows<'_>, Tally)> = Vec::new();
+        let (mut ready, mut letters): (Vec<(ReadyRows<'_>, Tally)>, Vec<(ReadyRows<'_>, Tally)>) = Default::default();
         let mut at = 0;
         // Groups of dead letters may come to be while others are looked through for duplicates: they are taken last.
         while let Some(group) = shaped.groups.get_mut(at) {
@@ -210,12 +224,19 @@ impl LogWriter {
                 .for_each(|(_, one)| tally.add(one));
             ready.push((rows, tally));
         }
-        for (rows, tally) in ready {
+        let mut first = Vec::new();
+        for (rows, tally) in letters.into_iter().chain(ready) {
             let stream = rows.stream.clone();
             let lane = self.lane(&stream).await?;
-            if !lane.has(frame)? {
-                let rows = if rows.is_empty() { None } else { Some(rows.into_batch().map_err(|e| failed(&e))?) };
-                lane.take(frame, &stream, rows, &tally);
+            if lane.has(frame)? {
+                continue;
+            }
+            let rows = if rows.is_empty() { None } else { Some(rows.into_batch().map_err(|e| failed(&e))?) };
+            lane.take(frame, &stream, rows, &tally);
+            if lane.is_letters {
+                first.push((lane.upstream.table(), lane.next_commit()));
+            } else {
+                first.iter().cloned().for_each(|(table, after)| lane.upstream.commit_after(table, after));
             }
         }
         Ok(())
@@ -267,7 +288,9 @@ impl LogWriter {
             std::collections::btree_map::Entry::Vacant(place) => {
                 let mut lane = Lane::open(&self.gate, &self.name, stream).await?;
                 let from: Vec<(u128, u64)> = self.partitions.iter().map(|(id, (from, _))| (*id, *from)).collect();
-                lane.begin(&from, &self.judge).await?;
+                for awaited in lane.begin(&from, &self.judge).await? {
+                    self.awaited.entry(awaited).or_default().push(place.key().clone());
+                }
                 place.insert(lane)
             }
         };
@@ -347,9 +370,13 @@ impl LogWriter {
         for lane in self.lanes.values_mut() {
             lane.show(|id| self.partitions.get(&id).map(|(_, name)| name.clone()))?;
             rows += lane.poll_commit(runtime)?.map_or(0, |commit| commit.rows);
-            under_way += usize::from(lane.upstream.is_committing());
+            under_way += usize::from(!lane.is_letters && lane.upstream.is_committing());
         }
-        for lane in self.lanes.values_mut().filter(|lane| lane.upstream.is_commit_due()) {
+        if under_way > 0 || self.lanes.values().any(|lane| lane.upstream.is_commit_due()) {
+            // Others may wait for these.
+            self.lanes.values_mut().filter(|lane| lane.is_letters).for_each(|lane| lane.begin_commit(runtime));
+        }
+        for lane in self.lanes.values_mut().filter(|lane| !lane.is_letters && lane.upstream.is_commit_due()) {
             if under_way < COMMITS_AT_ONCE && !lane.upstream.is_committing() {
                 lane.begin_commit(runtime);
                 under_way += 1;

@@ -55,6 +55,11 @@ impl Work {
             let durable = inner.log.wait_durable(self.part.letters_upto).await;
             durable.map_err(|error| UpstreamError::Closed(error.to_string()))?;
         }
+        for (table, after) in &self.part.after {
+            let stands = after.done.clone().wait_for(|number| *number >= after.number).await.map(|_| ());
+            stands
+                .map_err(|_| UpstreamError::Lake(format!("the commit of {table}, which comes first, was given up")))?;
+        }
         let mut wait = RETRY;
         loop {
             armed("upstream.before_write")?;

@@ -26,6 +26,7 @@ use lakegate_lake::{FileChange, FileMark, FileState, LakeTable};
 use lakegate_memtable::Guest;
 use lakegate_model::{StreamKey, Tally};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use api::{
@@ -58,6 +59,15 @@ struct Part {
     since_us: Option<u64>,
     /// Our own log must be durable up to there: dead letters of these records.
     letters_upto: u64,
+    /// Commits of other tables that come first, by the table.
+    after: BTreeMap<String, After>,
+}
+
+/// A commit of another table: it stands once the number is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct After {
+    pub(crate) done: watch::Receiver<u64>,
+    pub(crate) number: u64,
 }
 
 struct Committing {
@@ -221,6 +231,11 @@ impl Upstream {
     pub(crate) fn count_shaped(&mut self, partition: u128, tally: &Tally, next: Vec<u8>) {
         self.count(tally);
         self.advance(partition, tally.received, next);
+    }
+
+    /// The next commit waits until that of another table stands.
+    pub(crate) fn commit_after(&mut self, table: String, after: After) {
+        self.active.after.insert(table, after);
     }
 
     /// What a property of the table says of a partition, for people.

@@ -86,7 +86,11 @@ fn kafka_log_health(app: &App) -> Option<ComponentHealth> {
     let sides = app.kafka_log.status()?;
     let mut component = ComponentHealth { name: "log", state: HealthState::Healthy, message: String::new() };
     for (side, state) in sides {
-        let (SourceState::Waiting(why) | SourceState::Stopped(why)) = state else { continue };
+        let why = match state {
+            SourceState::Running => continue,
+            SourceState::Connecting => "looks for the topic".to_owned(),
+            SourceState::Waiting(why) | SourceState::Stopped(why) => why,
+        };
         // A gateway that cannot write refuses requests; tables can wait.
         let found = if side == "gateway" { HealthState::Unhealthy } else { HealthState::Degraded };
         component.state = component.state.max(found);

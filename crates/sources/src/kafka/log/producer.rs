@@ -103,7 +103,8 @@ impl Producer {
         let state = match found.unwrap_or_else(|error| Err(error.to_string())) {
             Err(why) => SourceState::Waiting(format!("no broker of {} answers: {why}", self.log.brokers)),
             Ok(0) => match self.create().await {
-                Ok(()) => SourceState::Waiting(format!("the topic {} is being made", self.log.topic)),
+                // Requests may come already: they wait for it.
+                Ok(()) => SourceState::Connecting,
                 Err(why) => SourceState::Waiting(format!("the topic {} cannot be made: {why}", self.log.topic)),
             },
             Ok(found) if found < self.log.partitions => SourceState::Stopped(format!(
