@@ -286,7 +286,11 @@ pub(crate) fn own_origin<'a>(rules: &Rules<'_>) -> ClientOf<'a> {
 }
 
 /// Of a stream that goes into tables by event type, the part for this record.
-fn part_of(rules: &Rules<'_>, stream: &Arc<Stream>, record: Option<&WireRecord<'_>>) -> Result<Arc<Stream>, Refusal> {
+pub(crate) fn part_of(
+    rules: &Rules<'_>,
+    stream: &Arc<Stream>,
+    record: Option<&WireRecord<'_>>,
+) -> Result<Arc<Stream>, Refusal> {
     let event_type = record.and_then(|record| stream.shaper.event_type_of(record));
     rules.streams.part_of(stream, event_type.as_deref())
 }

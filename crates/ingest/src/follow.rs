@@ -87,7 +87,9 @@ pub enum FollowError {
         first_offset: u64,
     },
     /// There is no log to read.
-    #[error("records are not kept in a log (storage.wal_enabled is off), so they cannot be followed")]
+    #[error(
+        "records are not kept in a log of this instance (log is kafka, or storage.wal_enabled is off), so they cannot be followed"
+    )]
     NoLog,
     /// The log cannot be read.
     #[error("the log cannot be read at offset {offset}: {reason}")]
@@ -119,7 +121,7 @@ impl Gate {
     /// [`FollowError::Trimmed`] and [`FollowError::NoLog`].
     pub fn follow(&self, from: FollowFrom) -> Result<Follower, FollowError> {
         let inner = self.inner.clone();
-        if inner.log.is_volatile() {
+        if inner.log.is_volatile() || inner.remote.get().is_some() {
             return Err(FollowError::NoLog);
         }
         let progress = inner.log.subscribe();

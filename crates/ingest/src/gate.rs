@@ -169,6 +169,8 @@ pub(crate) struct Inner {
     pub(crate) balance_gate: RwLock<()>,
     pub(crate) balance: Mutex<Balance>,
     pub(crate) requests: Requests,
+    /// The log that requests are written to in place of ours; set once, before the first of them.
+    pub(crate) remote: OnceLock<Arc<dyn crate::remote::RemoteLog>>,
     /// The window that other instances share, if they do.
     pub(crate) shared: Option<SharedWindow>,
     /// Where long requests are worked on, so that short ones need not wait for them.
@@ -260,6 +262,7 @@ impl Gate {
             balance_gate: RwLock::new(()),
             balance: Mutex::new(balance),
             requests,
+            remote: OnceLock::new(),
             shared,
             aside: OnceLock::new(),
             keys,

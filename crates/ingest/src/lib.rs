@@ -41,6 +41,7 @@ mod noticed;
 mod once;
 mod rate;
 mod remember;
+mod remote;
 mod replay;
 mod requests;
 mod rows;
@@ -75,6 +76,7 @@ pub use history::{HistoryError, HistoryTable};
 pub use import::{Begun, Import, ImportError, ImportSummary, ImportTarget, OwnColumns, PieceCounts};
 pub use letters::{DeadLetter, LetterFilter, LetterOutcome, PurgeError};
 pub use remember::DuplicateSettings;
+pub use remote::{Absorbed, JudgePosition, LogFrame, LogWriter, RemoteError, RemoteLog, RemoteTicket};
 pub use replay::Replayed;
 pub use tables::TableError;
 pub use upstream::{

@@ -195,7 +195,8 @@ impl Frame {
         shape_again(&request, &rules, wanted, &decided)
     }
 
-    fn request(&self) -> Result<BatchRequest<'_>, WireError> {
+    /// What was asked for; of rows in columns there is none.
+    pub(crate) fn request(&self) -> Result<BatchRequest<'_>, WireError> {
         match &self.header.body {
             FrameBody::Payloads { tenant, stream, spans } => {
                 let tenant = tenant.as_ref().map_or("", lakegate_model::TenantId::as_str);

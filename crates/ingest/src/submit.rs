@@ -119,6 +119,11 @@ impl Inner {
             let position = self.log.durable_offset().saturating_sub(1);
             return Ok(SubmissionOutcome { position, ..outcome_of(&shaped, batch_id) });
         }
+        if let Some(remote) = self.remote.get() {
+            let sent = self.send(remote, &asked, &mut shaped);
+            drop((turn, shaped));
+            return self.finish_sent(sent?).await;
+        }
         let now_us = rules.received_us;
         let claim = self.claim_shared(&request, &shaped, batch_id, now_us).await?;
         let appended = self.append(&asked, &mut shaped, &claim);
@@ -218,7 +223,7 @@ fn read_batch_id<'a>(request: &BatchRequest<'a>) -> Result<&'a str, SubmitError>
     Ok(text)
 }
 
-fn invalid(code: ReasonCode, field: &str, message: String) -> SubmitError {
+pub(crate) fn invalid(code: ReasonCode, field: &str, message: String) -> SubmitError {
     SubmitError::Invalid { code, field: field.to_owned(), message, errors: Vec::new() }
 }
 
@@ -228,7 +233,8 @@ impl Inner {
         let Wire::Arrow(rows) = &submission.wire else { return Ok(None) };
         let read = Columns::read(&submission.body, self.settings.memory_budget / COLUMNS_SHARE);
         let columns = read.map_err(|error| invalid(ReasonCode::MalformedPayload, "", error.to_string()))?;
-        if rows.declares {
+        // Written elsewhere, nobody who shapes it again would know what columns it was given here.
+        if rows.declares && self.remote.get().is_none() {
             self.declare_by(rows, &columns, submission).await?;
         }
         Ok(Some((columns, if rows.by_name { Names::Own } else { Names::Payload })))
@@ -291,7 +297,8 @@ impl Inner {
             client_address: submission.client.address.map_or_else(String::new, |address| address.to_string()).into(),
             user_agent: submission.client.user_agent.as_deref().unwrap_or_default(),
             correlation_id: submission.correlation_id.as_deref().unwrap_or_default(),
-            lake: Some(&self.lake),
+            // A table grows where its rows are made.
+            lake: self.remote.get().is_none().then_some(&self.lake),
         }
     }
 
@@ -411,7 +418,7 @@ fn refuse_claimed(rows: &[ReadyRows<'_>]) -> Result<(), SubmitError> {
 }
 
 /// The frame's header for what is left of a request.
-fn frame_header(
+pub(crate) fn frame_header(
     asked: &Asked<'_>,
     shaped: &mut Shaped<'_>,
     rows: &[ReadyRows<'_>],

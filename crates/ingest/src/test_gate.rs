@@ -41,6 +41,13 @@ impl Ground {
         Self { disk: MemDisk::new(), warehouse, catalog, random, streams: streams.iter().map(declared).collect() }
     }
 
+    /// The ground of another instance with the same lake.
+    pub(crate) fn beside(&self) -> Self {
+        let random = Arc::new(SeededRandom::new(8));
+        let (warehouse, catalog) = (self.warehouse.clone(), self.catalog.clone());
+        Self { disk: MemDisk::new(), warehouse, catalog, random, streams: self.streams.clone() }
+    }
+
     pub(crate) async fn open(&self) -> Opened {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());

@@ -287,6 +287,8 @@ fn armed(name: &'static str) -> Result<(), ImportError> {
 const RECEIVED: &str = "received";
 const ACCEPTED: &str = "accepted";
 const DUPLICATE: &str = "duplicate";
+const DEAD_LETTERED: &str = "dead_lettered";
+const LETTERS: &str = "letters";
 const BYTES_NAME: &str = "bytes";
 
 /// The table's counters of one stream's imported rows, under the log of who imported them.
@@ -300,10 +302,16 @@ pub(crate) fn counts_of(log: LogId, key: &StreamKey, tally: &Tally) -> BTreeMap<
         (RECEIVED, tally.received),
         (ACCEPTED, tally.accepted),
         (DUPLICATE, tally.duplicate),
+        (DEAD_LETTERED, tally.dead_lettered),
         (BYTES_NAME, tally.bytes),
     ];
     let counted = counts.into_iter().filter(|(_, count)| *count > 0);
     counted.map(|(what, count)| (counter_name(log, key, what), count)).collect()
+}
+
+/// The same for rows of a table of dead letters: their records are counted with the streams that they were meant for.
+pub(crate) fn counts_of_letters(log: LogId, key: &StreamKey, rows: u64) -> Option<(String, u64)> {
+    (rows > 0).then(|| (counter_name(log, key, LETTERS), rows))
 }
 
 /// What the table's counters say of rows that this log's owner imported, by stream.
@@ -320,6 +328,7 @@ pub(crate) fn imported(view: &TableView, log: LogId) -> BTreeMap<StreamKey, Tall
             RECEIVED => tally.received = count,
             ACCEPTED => tally.accepted = count,
             DUPLICATE => tally.duplicate = count,
+            DEAD_LETTERED => tally.dead_lettered = count,
             BYTES_NAME => tally.bytes = count,
             _ => {}
         }
@@ -360,6 +369,10 @@ impl Gate {
     /// Rows that files brought to a table and that this process's log stands for.
     #[must_use]
     pub fn imported_rows(&self, view: &TableView) -> u64 {
-        imported(view, self.inner.log.id()).values().map(|tally| tally.accepted).sum()
+        let (log, suffix) = (self.inner.log.id(), format!(".{LETTERS}"));
+        let prefix = format!("imported.{log}.");
+        let letters = view.counters().filter(|(name, _)| name.starts_with(&prefix) && name.ends_with(&suffix));
+        imported(view, log).values().map(|tally| tally.accepted).sum::<u64>()
+            + letters.map(|(_, rows)| rows).sum::<u64>()
     }
 }

@@ -41,7 +41,7 @@ pub use api::{Begun, ImportError, ImportSummary, ImportTarget, PieceCounts};
 pub(crate) use claim_files::settle_claims;
 
 use self::claims::Claimed;
-pub(crate) use self::commit::{Unsettled, counts_of};
+pub(crate) use self::commit::{Unsettled, counts_of, counts_of_letters};
 use self::conform::json::{JsonOptions, row_text};
 pub(crate) use self::conform::row_id;
 use self::conform::{Conformed, Conformer, Names, RowContext, RowOrigin};

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::api::{UpstreamCommit, UpstreamError, UpstreamTarget};
 use super::{Part, subtract};
 use crate::gate::Gate;
-use crate::import::counts_of;
+use crate::import::{counts_of, counts_of_letters};
 use crate::streams::Stream;
 
 /// Time between two tries of what the lake does not take: first, and at most.
@@ -55,6 +55,11 @@ impl Work {
             let durable = inner.log.wait_durable(self.part.letters_upto).await;
             durable.map_err(|error| UpstreamError::Closed(error.to_string()))?;
         }
+        for (table, after) in &self.part.after {
+            let stands = after.done.clone().wait_for(|number| *number >= after.number).await.map(|_| ());
+            stands
+                .map_err(|_| UpstreamError::Lake(format!("the commit of {table}, which comes first, was given up")))?;
+        }
         let mut wait = RETRY;
         loop {
             armed("upstream.before_write")?;
@@ -87,6 +92,7 @@ impl Work {
         let inner = &self.gate.inner;
         let commit_id = Uuid::from_u128(inner.random.next_u128());
         let mut counts = counts_of(inner.log.id(), &self.stream.key, &self.part.tally);
+        counts.extend(counts_of_letters(inner.log.id(), &self.stream.key, self.part.letters));
         counts.insert(self.guest.counter.to_string(), 1);
         let changes = self.part.changes.values().cloned().collect();
         let commit = Commit {

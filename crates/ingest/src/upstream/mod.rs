@@ -21,10 +21,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arrow::array::RecordBatch;
 use lakegate_lake::{FileChange, FileMark, FileState, LakeTable};
 use lakegate_memtable::Guest;
 use lakegate_model::{StreamKey, Tally};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use api::{
@@ -50,11 +52,22 @@ struct Part {
     changes: BTreeMap<u128, FileChange>,
     labels: BTreeMap<String, String>,
     tally: Tally,
+    /// Rows that are dead letters: they are counted with the streams that they were meant for.
+    letters: u64,
     bytes: usize,
     /// When its first row came, on the clock that does not jump.
     since_us: Option<u64>,
     /// Our own log must be durable up to there: dead letters of these records.
     letters_upto: u64,
+    /// Commits of other tables that come first, by the table.
+    after: BTreeMap<String, After>,
+}
+
+/// A commit of another table: it stands once the number is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct After {
+    pub(crate) done: watch::Receiver<u64>,
+    pub(crate) number: u64,
 }
 
 struct Committing {
@@ -102,6 +115,16 @@ impl Gate {
                 target.name
             )));
         }
+        self.open_upstream_of(target, stream).await
+    }
+
+    /// The same for a stream that is known already, whatever its name.
+    pub(crate) async fn open_upstream_of(
+        &self,
+        target: UpstreamTarget,
+        stream: Arc<Stream>,
+    ) -> Result<Upstream, UpstreamError> {
+        let inner = &self.inner;
         let table = stream.unit.open(&inner.lake).await.map_err(|error| UpstreamError::Lake(error.to_string()))?;
         let view = table.refresh().await.map_err(|error| UpstreamError::Lake(error.to_string()))?;
         inner.note_imported(&view);
@@ -168,21 +191,56 @@ impl Upstream {
             shaped.map_err(|error| UpstreamError::Stream(error.to_string()))?;
         let letters_upto = self.set_aside(records, &bad)?;
         let accepted = rows.num_rows() as u64;
-        let bytes = rows.get_array_memory_size();
         if accepted > 0 {
-            self.stream.unit.memtable.push_guest(&self.guest, rows, received_us);
-            self.active.bytes += bytes;
+            self.put(rows);
         }
-        let tally = Tally { received: accepted, accepted, bytes: payload_bytes, ..Tally::default() };
-        self.active.tally.add(&tally);
-        let mut pending = inner.upstream.lock();
-        pending.entry(self.own).or_insert_with(|| (self.stream.key.clone(), Tally::default())).1.add(&tally);
-        drop(pending);
-        self.stream.count_accepted(accepted);
+        self.count(&Tally { received: accepted, accepted, bytes: payload_bytes, ..Tally::default() });
         self.active.letters_upto = self.active.letters_upto.max(letters_upto);
         self.advance(records.partition, records.records.len() as u64, records.next.clone());
         self.active.labels.insert(records.label_name.to_owned(), records.label.clone());
         Ok(UpstreamTaken { accepted, dead_lettered: bad.len() as u64 })
+    }
+
+    /// Puts rows where queries see them.
+    fn put(&mut self, rows: RecordBatch) {
+        self.active.bytes += rows.get_array_memory_size();
+        self.stream.unit.memtable.push_guest(&self.guest, rows, self.gate.inner.clock.wall_us());
+    }
+
+    /// Counts records; with the commit they are counted for good.
+    fn count(&mut self, tally: &Tally) {
+        self.active.tally.add(tally);
+        let mut pending = self.gate.inner.upstream.lock();
+        pending.entry(self.own).or_insert_with(|| (self.stream.key.clone(), Tally::default())).1.add(tally);
+        drop(pending);
+        self.stream.count_accepted(tally.accepted);
+    }
+
+    /// Takes rows that are shaped already, under the stream's contract as it was then.
+    pub(crate) fn put_shaped(&mut self, stream: &Arc<Stream>, rows: RecordBatch, letters: bool) {
+        if stream.fingerprint != self.stream.fingerprint {
+            self.stream = stream.clone();
+        }
+        if letters {
+            self.active.letters += rows.num_rows() as u64;
+        }
+        self.put(rows);
+    }
+
+    /// Counts records of a partition whose rows are put, or that have none, and moves its position behind them.
+    pub(crate) fn count_shaped(&mut self, partition: u128, tally: &Tally, next: Vec<u8>) {
+        self.count(tally);
+        self.advance(partition, tally.received, next);
+    }
+
+    /// The next commit waits until that of another table stands.
+    pub(crate) fn commit_after(&mut self, table: String, after: After) {
+        self.active.after.insert(table, after);
+    }
+
+    /// What a property of the table says of a partition, for people.
+    pub(crate) fn label(&mut self, name: String, text: String) {
+        self.active.labels.insert(name, text);
     }
 
     /// Moves a partition's position without rows.
@@ -333,6 +391,8 @@ impl Drop for Upstream {
 fn subtract(sum: &mut Tally, part: &Tally) {
     sum.received = sum.received.saturating_sub(part.received);
     sum.accepted = sum.accepted.saturating_sub(part.accepted);
+    sum.duplicate = sum.duplicate.saturating_sub(part.duplicate);
+    sum.dead_lettered = sum.dead_lettered.saturating_sub(part.dead_lettered);
     sum.bytes = sum.bytes.saturating_sub(part.bytes);
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Problem> {
     check_storage(settings, &mut problems);
     super::imports::check(&settings.imports, &mut problems);
     super::kafka::check(&settings.kafka, &mut problems);
+    super::kafka_log::check(settings, &mut problems);
     super::consumer_of::check(&settings.sinks, &settings.routes, &mut problems);
     settings.limits.downstream.check(&mut problems);
     check_browsers(settings, &mut problems);

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::kafka_log::KafkaLogSettings;
 use super::layers::Layers;
 use super::problem::{Origin, Problem};
 use super::secret::Secret;
@@ -20,6 +21,8 @@ use super::units::Period;
 pub(crate) struct Kafka {
     /// One entry for each topic, or pattern of topics.
     pub(crate) sources: Vec<KafkaSource>,
+    /// The topic that requests are written to with `log: kafka`.
+    pub(crate) log: KafkaLogSettings,
 }
 
 /// A topic, or a pattern of topics, and the stream that its records go to.
@@ -205,33 +208,44 @@ impl KafkaProtocol {
     }
 }
 
-impl KafkaSource {
-    /// The client library's settings that follow from these.
-    pub(crate) fn client_properties(&self) -> Vec<(String, String)> {
-        let security = &self.security;
-        let mut all = vec![("security.protocol", security.protocol.name())];
-        if security.protocol.has_credentials() {
-            all.push(("sasl.mechanism", &security.mechanism));
-            all.push(("sasl.username", &security.user));
-            all.push(("sasl.password", security.password.reveal()));
+impl KafkaSecurity {
+    /// The client library's settings that follow from these, and further ones behind them.
+    pub(crate) fn properties(&self, further: &BTreeMap<String, Secret>) -> Vec<(String, String)> {
+        let mut all = vec![("security.protocol", self.protocol.name())];
+        if self.protocol.has_credentials() {
+            all.push(("sasl.mechanism", &self.mechanism));
+            all.push(("sasl.username", &self.user));
+            all.push(("sasl.password", self.password.reveal()));
         }
-        let ca_file = match security.ca_file.as_str() {
+        let ca_file = match self.ca_file.as_str() {
             // The client looks where systems keep them.
-            "" if security.protocol.has_tls() => "probe",
+            "" if self.protocol.has_tls() => "probe",
             file => file,
         };
         for (name, value) in [
             ("ssl.ca.location", ca_file),
-            ("ssl.certificate.location", &security.certificate_file),
-            ("ssl.key.location", &security.key_file),
-            ("ssl.key.password", security.key_password.reveal()),
+            ("ssl.certificate.location", &self.certificate_file),
+            ("ssl.key.location", &self.key_file),
+            ("ssl.key.password", self.key_password.reveal()),
         ] {
             if !value.is_empty() {
                 all.push((name, value));
             }
         }
-        all.extend(self.properties.iter().map(|(name, value)| (name.as_str(), value.reveal())));
+        all.extend(further.iter().map(|(name, value)| (name.as_str(), value.reveal())));
         all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Whether the protocol asks for credentials that are not there.
+    pub(crate) fn lacks_user(&self) -> bool {
+        self.protocol.has_credentials() && self.user.is_empty()
+    }
+}
+
+impl KafkaSource {
+    /// The client library's settings that follow from these.
+    pub(crate) fn client_properties(&self) -> Vec<(String, String)> {
+        self.security.properties(&self.properties)
     }
 
     fn problems(&self, path: &str) -> Vec<Problem> {
@@ -270,7 +284,7 @@ impl KafkaSource {
         if self.start == KafkaStart::Timestamp && self.start_timestamp_ms == 0 {
             say("start_timestamp_ms", "is missing; write the time to start at, in milliseconds since 1970".to_owned());
         }
-        if self.security.protocol.has_credentials() && self.security.user.is_empty() {
+        if self.security.lacks_user() {
             say("security.user", "is empty, and the protocol asks for credentials".to_owned());
         }
         for name in self.properties.keys().filter(|name| OWN_PROPERTIES.contains(&name.as_str())) {

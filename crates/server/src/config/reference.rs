@@ -10,9 +10,10 @@ use super::units::NOTATION;
 use super::validate::{choices_of, types_of};
 
 /// The sections in reading order.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "node",
     "ingestion",
+    "log",
     "storage",
     "catalog",
     "maintenance",

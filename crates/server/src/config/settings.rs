@@ -9,6 +9,7 @@ use super::auth::{Auth, TlsSettings};
 use super::consumers::{RouteSettings, SinkSettings};
 use super::imports::Imports;
 use super::kafka::Kafka;
+use super::kafka_log::LogKind;
 use super::limits::Limits;
 use super::secret::{DatabaseUrl, Secret};
 use super::stream::StreamSettings;
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) node: Node,
     /// The ways in: addresses, limits, and when a table is committed.
     pub(crate) ingestion: Ingestion,
+    /// Where requests are written before they are acknowledged.
+    pub(crate) log: LogKind,
     /// The write-ahead log and the files of the tables.
     pub(crate) storage: Storage,
     /// The Iceberg catalog that names the tables.

@@ -44,6 +44,7 @@ use lakegate_log::Log;
 use lakegate_sinks::{ChannelState, Consumers};
 use lakegate_sources::files::Imports;
 use lakegate_sources::kafka::KafkaSources;
+use lakegate_sources::kafka::log::KafkaLogs;
 use lakegate_sources::rest::Rest;
 use lakegate_sources::websocket::Sockets;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -88,6 +89,7 @@ pub(crate) struct App {
     pub(crate) channel: Option<Arc<Mutex<ChannelState>>>,
     pub(crate) imports: Imports,
     pub(crate) kafka: KafkaSources,
+    pub(crate) kafka_log: KafkaLogs,
     pub(crate) log: Log,
     pub(crate) lake: Lake,
     pub(crate) engine: lakegate_query::QueryEngine,

@@ -77,6 +77,7 @@ pub(crate) fn all(app: &App) -> Vec<Part> {
         };
         found.push(Part::new("kafka", source.name, 0.0, error));
     }
+    found.extend(shared_log(app));
     found.extend(app.consumers.list().into_iter().map(Part::of_consumer));
     if let Some(channel) = &app.channel {
         let ChannelState { latency_ms, error } = channel.lock().clone();
@@ -98,6 +99,25 @@ pub(crate) fn all(app: &App) -> Vec<Part> {
     }
     drop(last);
     found
+}
+
+/// The log that instances share, as far as there is one.
+fn shared_log(app: &App) -> Vec<Part> {
+    let sides = app.kafka_log.status().into_iter().flatten();
+    let part = |(side, state): (&'static str, SourceState)| {
+        let error = match state {
+            SourceState::Running => None,
+            SourceState::Connecting => Some("looks for the topic".to_owned()),
+            SourceState::Waiting(why) | SourceState::Stopped(why) => Some(why),
+        };
+        let mut part = Part::new("log", side.to_owned(), 0.0, error);
+        // A gateway that cannot write refuses requests; tables can wait.
+        if part.error.is_some() && side == "gateway" {
+            part.state = Overall::Unhealthy;
+        }
+        part
+    };
+    sides.map(part).collect()
 }
 
 /// What the gate stands on.

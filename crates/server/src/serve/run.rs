@@ -101,6 +101,7 @@ pub(super) async fn run(config: Config, aside: tokio::runtime::Handle) -> Result
     let channel = consumers::share_confirmations(&config, &bus, &stop)?;
     let (rest, sockets) = sources(&config, &gate, &access, bus, &stop)?;
     let imports = imports::open(&config, &gate, &access, clock.clone(), imports::Also::default())?;
+    let kafka_log = kafka::start_log(&config, &gate, &log.id().to_string())?;
     let kafka = kafka::start(&config, &gate, &log.id().to_string())?;
     let consumers = consumers::open(&config, &gate, clock.clone())?;
     let statements = statements(&config, &engine, &gate, &imports)?;
@@ -112,6 +113,7 @@ pub(super) async fn run(config: Config, aside: tokio::runtime::Handle) -> Result
         channel,
         imports,
         kafka,
+        kafka_log,
         clock,
         gate: gate.clone(),
         log: log.clone(),
@@ -326,6 +328,9 @@ async fn close(app: &App, parts: Parts, stop: &CancellationToken) {
     }
     if tokio::time::timeout(within / 4, app.kafka.stop()).await.is_err() {
         tracing::warn!("Kafka sources were cut off; what they did not commit is read again after the next start");
+    }
+    if tokio::time::timeout(within / 4, app.kafka_log.stop()).await.is_err() {
+        tracing::warn!("the writer was cut off; what it did not commit is read again, here or elsewhere");
     }
     app.consumers.stop().await;
     app.gate.close("the server is ending");

@@ -14,6 +14,7 @@
 
 mod assign;
 mod context;
+pub mod log;
 mod payload;
 mod position;
 mod probe;
