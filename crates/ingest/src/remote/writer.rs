@@ -200,7 +200,7 @@ impl LogWriter {
         let request = request.map_err(|error| failed(&error))?;
         let mut shaped = shape_frame(&gate.inner, read, &request).await?;
         let rules = rules_of(&gate.inner, &read.header);
-        let (ready, mut letters): (Vec<(ReadyRows<'_>, Tally)>, Vec<(ReadyRows<'_>, Tally)>) = Default::default();
+        let (mut ready, mut letters): (Vec<(ReadyRows<'_>, Tally)>, Vec<(ReadyRows<'_>, Tally)>) = Default::default();
         let mut at = 0;
         // Groups of dead letters may come to be while others are looked through for duplicates: they are taken last.
         while let Some(group) = shaped.groups.get_mut(at) {
@@ -222,7 +222,7 @@ impl LogWriter {
                 .iter()
                 .filter(|(key, _)| key.tenant == group.stream.key.tenant)
                 .for_each(|(_, one)| tally.add(one));
-            ready.push((rows, tally));
+            letters.push((rows, tally));
         }
         let mut first = Vec::new();
         for (rows, tally) in letters.into_iter().chain(ready) {
