@@ -205,7 +205,8 @@ fn what_gateways_take_is_in_the_table_once_whoever_writes_and_dies() {
     assert_eq!(one.gate.status(None, None).memtable_bytes, 0);
     let sum = tallies(&two).get("plain").unwrap().accepted + tallies(&one).get("plain").unwrap().accepted;
     assert_eq!(sum, 20);
-    (one.close(), two.close());
+    one.close();
+    two.close();
 }
 
 fn key(stream: &str) -> StreamKey {
@@ -232,7 +233,8 @@ fn an_event_that_two_gateways_take_is_stored_once_and_counted_twice() {
     assert_eq!(in_lake(&runtime, &two, "dead_letters"), 1);
     let tally = tallies(&two)["keyed"];
     assert_eq!((tally.received, tally.accepted, tally.duplicate, tally.dead_lettered), (3, 1, 1, 1));
-    (one.close(), two.close());
+    one.close();
+    two.close();
 }
 
 #[test]
@@ -271,7 +273,8 @@ fn a_request_that_is_sent_again_is_stored_once_and_answered_again_where_it_is_kn
     assert_eq!(in_lake(&runtime, &two, "plain"), 2);
     let tally = tallies(&two)["plain"];
     assert_eq!((tally.accepted, tally.duplicate), (2, 2));
-    (one.close(), two.close());
+    one.close();
+    two.close();
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl LogWriter {
         let request = request.map_err(|error| failed(&error))?;
         let mut shaped = shape_frame(&gate.inner, read, &request).await?;
         let rules = rules_of(&gate.inner, &read.header);
-        let (mut ready, mut letters): (Vec<(ReadyRows<'_>, Tally)>, Vec<(ReadyRows<'_>, Tally)>) = Default::default();
+        let (mut ready, mut letters) = (Vec::<(ReadyRows<'_>, Tally)>::new(), Vec::<(ReadyRows<'_>, Tally)>::new());
         let mut at = 0;
         // Groups of dead letters may come to be while others are looked through for duplicates: they are taken last.
         while let Some(group) = shaped.groups.get_mut(at) {

@@ -141,7 +141,8 @@ impl KafkaLogs {
     /// Commits what was read and ends. What takes too long is cut off by who waits, and read again after the next start.
     pub async fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.lock().take() {
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || drop(thread.join())).await;
         }
     }
