@@ -196,9 +196,10 @@ impl Access {
         let Some(inner) = &self.0 else { return StillHolds::NotAsked };
         let found = match shown {
             Shown::Key(id) => inner.keys.principal_of(id),
-            Shown::Said(said) => {
-                said.principal().filter(|principal| self.still_holds(principal) && inner.is_known(principal)).map(Arc::new)
-            }
+            Shown::Said(said) => said
+                .principal()
+                .filter(|principal| self.still_holds(principal) && inner.is_known(principal))
+                .map(Arc::new),
         };
         found.map_or(StillHolds::No, StillHolds::Yes)
     }

@@ -76,7 +76,10 @@ fn s11_what_an_earlier_process_was_shown_holds_while_its_key_or_its_certificate_
     let access = access_with(Vec::new(), vec![rule("write")], clock.clone());
     let Shown::Said(said) = &shown else { panic!("a certificate") };
     assert!(matches!(access.holds_again(&shown), StillHolds::Yes(found) if Some(&*found) == said.principal().as_ref()));
-    assert!(!holds(&access_with(Vec::new(), vec![rule("read")], clock.clone()), &shown), "it may do something else now");
+    assert!(
+        !holds(&access_with(Vec::new(), vec![rule("read")], clock.clone()), &shown),
+        "it may do something else now"
+    );
     assert!(!holds(&access_with(Vec::new(), Vec::new(), clock.clone()), &shown), "its name is no longer known");
     clock.advance_us(10_000_000);
     assert!(!holds(&access, &shown), "its time is over");

@@ -349,9 +349,13 @@ async fn f52_files_that_share_a_commit_are_each_absorbed_once_wherever_the_proce
         assert_eq!(snapshots.len(), 1, "one commit");
         assert_eq!(column(&process, stream, "id").await, ids(0..50));
         assert!(read_five(&process, stream).await.is_empty(), "each is known by itself");
-        for point in
-            ["import.after_keys", "lake.commit.before", "lake.commit.after_swap", "import.after_commit", "import.after_keep"]
-        {
+        for point in [
+            "import.after_keys",
+            "lake.commit.before",
+            "lake.commit.after_swap",
+            "import.after_commit",
+            "import.after_keep",
+        ] {
             for nth in [1, 3] {
                 let mut world = World::new();
                 let process = world.start().await;

@@ -99,7 +99,12 @@ impl Places {
             });
         }
         let identity = FileIdentity { uri: local_uri(&found.path), version: input.version().to_owned() };
-        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), checked: Checked::Local(input) })
+        Ok(Opened {
+            input: input.clone(),
+            identity,
+            location: Location::Local(found.path),
+            checked: Checked::Local(input),
+        })
     }
 
     fn open_http(&self, url: &Url) -> Result<Opened, PlaceError> {
@@ -156,7 +161,12 @@ impl Places {
         let spool = PlacesSettings { roots: vec![self.settings.spool_dir.clone()], ..PlacesSettings::default() };
         let found = Folders::new(&spool, None).resolve(Path::new(name))?;
         let input = Arc::new(LocalInput::open(&found)?);
-        Ok(Opened { input: input.clone(), identity, location: Location::Local(found.path), checked: Checked::Local(input) })
+        Ok(Opened {
+            input: input.clone(),
+            identity,
+            location: Location::Local(found.path),
+            checked: Checked::Local(input),
+        })
     }
 
     /// Whether a web address may be asked, without asking it. Its name is resolved.

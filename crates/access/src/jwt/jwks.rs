@@ -101,7 +101,14 @@ impl KeySources {
         };
         let keys = keys.into_iter().map(|key| Held { key, gone_us: None }).collect();
         let asked = Mutex::new(Asked { content, ..Asked::default() });
-        Ok(Self { algorithm, source, clock, keys: RwLock::new(keys), generation: AtomicU64::new(FIRST_GENERATION), asked })
+        Ok(Self {
+            algorithm,
+            source,
+            clock,
+            keys: RwLock::new(keys),
+            generation: AtomicU64::new(FIRST_GENERATION),
+            asked,
+        })
     }
 
     /// Grows when keys come or go.

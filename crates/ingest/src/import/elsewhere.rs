@@ -33,8 +33,12 @@ impl Import {
         now_us: i64,
     ) -> Result<(), ImportError> {
         let Some(importer) = self.importer.clone() else { return Ok(()) };
-        let new: Vec<(usize, u128)> =
-            keys.iter().zip(&*flags).enumerate().filter_map(|(at, (key, known))| Some((at, (!known).then_some((*key)?)?))).collect();
+        let new: Vec<(usize, u128)> = keys
+            .iter()
+            .zip(&*flags)
+            .enumerate()
+            .filter_map(|(at, (key, known))| Some((at, (!known).then_some((*key)?)?)))
+            .collect();
         let asked: Vec<u128> = new.iter().map(|(_, key)| *key).collect();
         let stored = match self.claim_in_steps(&importer, &asked).await {
             Ok(Some(stored)) => stored,

@@ -43,11 +43,7 @@ impl Gate {
         answers.into_values().collect()
     }
 
-    async fn finish_group(
-        &self,
-        group: Vec<Ended>,
-        answers: &mut BTreeMap<usize, Result<ImportSummary, ImportError>>,
-    ) {
+    async fn finish_group(&self, group: Vec<Ended>, answers: &mut BTreeMap<usize, Result<ImportSummary, ImportError>>) {
         if group.len() == 1 {
             for (at, import) in group {
                 answers.insert(at, import.finish().await);
@@ -66,9 +62,9 @@ impl Gate {
         }
         let Some((_, import, _)) = ready.first() else { return };
         let table = Arc::clone(&import.table);
-        let commit = ready.iter().fold(Commit::of_marks(commit_id, Vec::new(), Vec::new()), |sum, (_, _, prepared)| {
-            with(sum, prepared)
-        });
+        let commit = ready
+            .iter()
+            .fold(Commit::of_marks(commit_id, Vec::new(), Vec::new()), |sum, (_, _, prepared)| with(sum, prepared));
         let outcome = try_commit(&table, &commit).await;
         for (at, mut import, prepared) in ready {
             let answer = match &outcome {

@@ -271,7 +271,9 @@ impl Ahead {
         let wanted = |(part, _): &mut (Range<u64>, Fetching)| ranges.iter().any(|range| inside(range, part));
         for (part, task) in self.parts.extract_if(.., wanted).collect::<Vec<_>>() {
             let bytes = reader.endpoint.shared.handle.block_on(task.wait())??;
-            for (range, known) in ranges.iter().zip(&mut *known).filter(|(range, known)| known.is_none() && inside(range, &part)) {
+            for (range, known) in
+                ranges.iter().zip(&mut *known).filter(|(range, known)| known.is_none() && inside(range, &part))
+            {
                 let from = usize::try_from(range.start - part.start).unwrap_or(usize::MAX);
                 *known = Some(bytes.slice(from..from + length(range)));
             }

@@ -121,7 +121,8 @@ pub(super) async fn import_all(
         ended: Vec::new(),
     };
     loop {
-        let (more, reads, commits) = (sources.peek().is_some(), !running.reading.is_empty(), !running.commits.is_empty());
+        let (more, reads, commits) =
+            (sources.peek().is_some(), !running.reading.is_empty(), !running.commits.is_empty());
         let is_last = !more && !reads;
         if running.ready.len() >= COMMIT_FILES || (is_last && !running.ready.is_empty()) {
             running.commit_ready();
