@@ -172,7 +172,7 @@ def web_reader(reader, web):
 
 def test_the_event_type_is_the_row_s_own_in_the_column_that_the_stream_names(make_server, drop):
     columns = [{"name": "event_type", "type": "string", "envelope": "event_type"}, {"name": "n", "type": "long"}]
-    kinds = {"event_type": "kind", "columns": columns, "payload": "json"}
+    kinds = {"event_type": ["kind"], "columns": columns, "payload": "json"}
     server = make_server({"imports": {"roots": [str(drop)]}, "streams": {"kinds": kinds}}).start()
     found = {n: ["Login", "API Error", "Refund"][n % 3] for n in range(300)}
     table = pa.table({"n": list(found), "kind": list(found.values())})

@@ -26,6 +26,10 @@ pub trait Input: Send + Sync {
     /// As [`Self::read_at`].
     fn read_ranges(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>>;
 
+    /// Tells which parts will be asked for next, by [`Self::read_ranges`]. Where the file is remote, they are fetched
+    /// meanwhile, as far as memory is spent on it.
+    fn expect_ranges(&self, _ranges: &[Range<u64>]) {}
+
     /// Everything from `from` on, from front to back.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
@@ -317,6 +318,87 @@ async fn f52_an_import_that_dies_anywhere_goes_on_and_no_row_is_lost_or_doubled(
             }
         }
     }
+}
+
+/// Five files of ten rows each, read to their ends. File 1 has the rows 0 to 9 of the keys, and so on.
+async fn read_five(process: &Process, stream: &str) -> Vec<Box<Import>> {
+    let mut imports = Vec::new();
+    for file in 1..=5 {
+        let Ok(Begun::Import(mut import)) = process.gate.begin_import(ImportTarget { file, ..target(stream) }).await
+        else {
+            continue;
+        };
+        let from = i64::try_from(file - 1).unwrap() * 10;
+        import.take(Piece { first_row: 0, next: mark(10), ..piece(from, from + 10) }).await.unwrap();
+        import.write_now().await.unwrap();
+        assert!(import.is_small());
+        imports.push(import);
+    }
+    imports
+}
+
+#[tokio::test]
+async fn f52_files_that_share_a_commit_are_each_absorbed_once_wherever_the_process_dies() {
+    let _turn = TURN.lock().await;
+    for stream in ["plain", "keyed"] {
+        let mut world = World::new();
+        let process = world.start().await;
+        let imports = read_five(&process, stream).await;
+        let snapshots: BTreeSet<_> =
+            process.gate.finish_together(imports).await.into_iter().map(|done| done.unwrap().snapshot_id).collect();
+        assert_eq!(snapshots.len(), 1, "one commit");
+        assert_eq!(column(&process, stream, "id").await, ids(0..50));
+        assert!(read_five(&process, stream).await.is_empty(), "each is known by itself");
+        for point in [
+            "import.after_keys",
+            "lake.commit.before",
+            "lake.commit.after_swap",
+            "import.after_commit",
+            "import.after_keep",
+        ] {
+            for nth in [1, 3] {
+                let mut world = World::new();
+                let process = world.start().await;
+                let imports = read_five(&process, stream).await;
+                arm_failpoint(point, FailAction::Eio, nth);
+                let died = process.gate.finish_together(imports).await;
+                disarm_failpoints();
+                world.lose_power(process);
+                let process = world.start().await;
+                let imports = read_five(&process, stream).await;
+                for done in process.gate.finish_together(imports).await {
+                    done.unwrap();
+                }
+                assert_eq!(column(&process, stream, "id").await, ids(0..50), "{stream} {point} {nth}: {died:?}");
+                if stream == "keyed" {
+                    let all: Vec<String> = (0..55).map(record).collect();
+                    assert_eq!(send(&process, stream, &all).await, Ok((5, 50)), "{point} {nth}: keys are known");
+                }
+                process.gate.flush_all().await;
+                process.gate.run_once().await;
+                let (_, accepted, ..) = sums(&process, stream);
+                assert_eq!(accepted, column(&process, stream, "id").await.len() as u64, "{point} {nth}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_another_absorbed_does_not_keep_its_neighbours_from_their_commit() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new();
+    let process = world.start().await;
+    let imports = read_five(&process, "plain").await;
+    let third = ImportTarget { file: 3, ..target("plain") };
+    let mut other = begin(&process, third).await.unwrap();
+    other.take(Piece { first_row: 0, next: mark(10), ..piece(20, 30) }).await.unwrap();
+    other.finish().await.unwrap();
+    let answers = process.gate.finish_together(imports).await;
+    let late: Vec<bool> =
+        answers.iter().map(|answer| matches!(answer, Err(ImportError::AbsorbedElsewhere(_)))).collect();
+    assert_eq!(late, [false, false, true, false, false], "{answers:?}");
+    assert_eq!(answers.iter().flatten().count(), 4);
+    assert_eq!(column(&process, "plain", "id").await, ids(0..50));
 }
 
 #[tokio::test]

@@ -214,14 +214,24 @@ impl ParquetReader {
         self.damaged(error.to_string())
     }
 
+    /// The chunks of a row group that are wanted.
+    fn wanted(&self, group: &RowGroupMetaData) -> Vec<(String, Range<u64>)> {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| self.mask.leaf_included(*leaf));
+        columns.filter_map(|(_, c)| Some((c.column_path().string(), chunk_range(c)?))).collect()
+    }
+
     /// Begins the present row group.
     fn start(&self, group: &RowGroupMetaData) -> Result<ParquetRecordBatchReader, ReadError> {
-        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| self.mask.leaf_included(*leaf));
-        let columns: Vec<(String, Range<u64>)> =
-            columns.filter_map(|(_, c)| Some((c.column_path().string(), chunk_range(c)?))).collect();
+        let columns = self.wanted(group);
         let place = format!("row group {}", self.group);
         let chunks = Chunks::new(self.input.clone(), self.len, columns, &self.options.limits, self.read.clone())
             .map_err(|e| read_error(self.input.name(), &place, e))?;
+        if let Some(next) = self.metadata.metadata().row_groups().get(self.group + 1) {
+            let next: Vec<Range<u64>> = self.wanted(next).into_iter().map(|(_, range)| range).collect();
+            if next.iter().map(|range| range.end - range.start).sum::<u64>() <= self.options.limits.fetch_bytes {
+                self.input.expect_ranges(&next);
+            }
+        }
         let rows = group.num_rows().cast_unsigned().max(1);
         let row_bytes = group.total_byte_size().max(1).cast_unsigned() / rows;
         let fit = usize::try_from(PIECE_BYTES / row_bytes.max(1)).unwrap_or(1).max(1);

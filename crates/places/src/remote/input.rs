@@ -52,12 +52,12 @@ enum Way {
     Whole { endpoint: Arc<Endpoint>, copy: Mutex<Option<Arc<File>>> },
 }
 
-/// What is fetched before it is asked for, by the guess that it will be.
+/// What is fetched before it is asked for: because it was told that it will be, or by the guess.
 #[derive(Default)]
 struct Ahead {
     last_end: u64,
     in_order: u32,
-    part: Option<(Range<u64>, Fetching)>,
+    parts: Vec<(Range<u64>, Fetching)>,
 }
 
 /// Makes an input of the first answer of a server.
@@ -247,6 +247,14 @@ impl Input for RemoteInput {
         }
     }
 
+    fn expect_ranges(&self, ranges: &[Range<u64>]) {
+        if let Way::Ranges { reader, ahead, .. } = &self.way
+            && ranges.iter().all(|range| self.check_range(range).is_ok())
+        {
+            ahead.lock().fetch_expected(reader, ranges);
+        }
+    }
+
     fn stream(&self, from: u64) -> io::Result<Box<dyn Read + Send>> {
         Ok(Box::new(match &self.way {
             Way::Ranges { reader, .. } => by_ranges(reader, &self.head, from),
@@ -258,21 +266,36 @@ impl Input for RemoteInput {
 impl Ahead {
     /// Takes from what was fetched ahead.
     fn fill(&mut self, reader: &Reader, ranges: &[Range<u64>], known: &mut [Option<Bytes>]) -> io::Result<()> {
-        let Some((part, _)) = &self.part else { return Ok(()) };
-        let inside = |range: &Range<u64>| range.start >= part.start && range.end <= part.end;
-        if !ranges.iter().any(inside) {
-            // Others want other parts, or this one reads elsewhere; whoever comes here next decides anew.
-            return Ok(());
-        }
-        let Some((part, task)) = self.part.take() else { return Ok(()) };
-        let bytes = reader.endpoint.shared.handle.block_on(task.wait())??;
-        for (range, known) in ranges.iter().zip(known) {
-            let from = range.start.checked_sub(part.start).and_then(|from| usize::try_from(from).ok());
-            if let Some(from) = from.filter(|from| known.is_none() && from + length(range) <= bytes.len()) {
+        let inside = |range: &Range<u64>, part: &Range<u64>| range.start >= part.start && range.end <= part.end;
+        // Others may want other parts, or this one reads elsewhere; whoever comes here next decides anew.
+        let wanted = |(part, _): &mut (Range<u64>, Fetching)| ranges.iter().any(|range| inside(range, part));
+        for (part, task) in self.parts.extract_if(.., wanted).collect::<Vec<_>>() {
+            let bytes = reader.endpoint.shared.handle.block_on(task.wait())??;
+            for (range, known) in
+                ranges.iter().zip(&mut *known).filter(|(range, known)| known.is_none() && inside(range, &part))
+            {
+                let from = usize::try_from(range.start - part.start).unwrap_or(usize::MAX);
                 *known = Some(bytes.slice(from..from + length(range)));
             }
         }
         Ok(())
+    }
+
+    /// Begins to fetch what was told to be wanted next, up to a bound; what was fetched for nothing is dropped.
+    fn fetch_expected(&mut self, reader: &Arc<Reader>, ranges: &[Range<u64>]) {
+        let mut wanted: Vec<Wanted> = ranges.iter().cloned().enumerate().collect();
+        let joined = join_neighbours(&mut wanted);
+        self.parts.clear();
+        let mut bytes = 0;
+        for (whole, _) in joined {
+            bytes += whole.end - whole.start;
+            if bytes > AHEAD_BYTES_MAX {
+                break;
+            }
+            self.parts.push((whole.clone(), reader.begin_wide(whole)));
+        }
+        // No guess beside what is known.
+        self.in_order = 0;
     }
 
     /// Whoever reads part after part will want the next one, of about the same size.
@@ -285,19 +308,17 @@ impl Ahead {
         self.last_end = end;
         let wanted = (end - start) + (end - start) / 4;
         let next = end..end.saturating_add(wanted).min(reader.bytes);
-        if self.in_order >= 2 && wanted <= AHEAD_BYTES_MAX && next.start < next.end && self.part.is_none() {
-            self.part = Some((next.clone(), reader.begin_wide(next)));
+        if self.in_order >= 2 && wanted <= AHEAD_BYTES_MAX && next.start < next.end && self.parts.is_empty() {
+            self.parts.push((next.clone(), reader.begin_wide(next)));
         }
     }
 }
 
-/// Fetches what is not known yet: neighbours as one request, all of them under way together.
-fn fetch_rest(reader: &Arc<Reader>, ranges: &[Range<u64>], known: &mut [Option<Bytes>]) -> io::Result<()> {
-    let mut missing: Vec<Wanted> =
-        ranges.iter().cloned().enumerate().filter(|(i, _)| known.get(*i).is_some_and(Option::is_none)).collect();
-    missing.sort_by_key(|(_, range)| range.start);
+/// Parts with little between them as one, in order.
+fn join_neighbours(parts: &mut Vec<Wanted>) -> Vec<(Range<u64>, Vec<Wanted>)> {
+    parts.sort_by_key(|(_, range)| range.start);
     let mut joined: Vec<(Range<u64>, Vec<Wanted>)> = Vec::new();
-    for (index, range) in missing {
+    for (index, range) in parts.drain(..) {
         match joined.last_mut() {
             Some((whole, parts))
                 if range.start <= whole.end.saturating_add(GAP_BYTES)
@@ -309,6 +330,14 @@ fn fetch_rest(reader: &Arc<Reader>, ranges: &[Range<u64>], known: &mut [Option<B
             _ => joined.push((range.clone(), vec![(index, range)])),
         }
     }
+    joined
+}
+
+/// Fetches what is not known yet: neighbours as one request, all of them under way together.
+fn fetch_rest(reader: &Arc<Reader>, ranges: &[Range<u64>], known: &mut [Option<Bytes>]) -> io::Result<()> {
+    let mut missing: Vec<Wanted> =
+        ranges.iter().cloned().enumerate().filter(|(i, _)| known.get(*i).is_some_and(Option::is_none)).collect();
+    let joined = join_neighbours(&mut missing);
     // Several begin at once; each in turn is taken.
     let handle = &reader.endpoint.shared.handle;
     let begin = |(whole, parts): (Range<u64>, Vec<Wanted>)| {

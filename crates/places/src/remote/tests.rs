@@ -240,6 +240,35 @@ fn parts_that_follow_each_other_are_fetched_ahead() {
 }
 
 #[test]
+fn parts_that_are_expected_are_on_their_way_before_they_are_asked_for_and_nothing_else_is() {
+    let bytes = data(2_000_000);
+    let served = bytes.clone();
+    let server = Server::start(move |asked, _| Answer::part(asked, &served, "\"1\""));
+    let client = client(&server);
+    let input = client.input(&server.url("/a")).unwrap();
+    let group = |n: u64| [n * 400_000 + 100_000..n * 400_000 + 120_000, n * 400_000 + 300_000..n * 400_000 + 350_000];
+    for n in 0..4 {
+        let parts = input.read_ranges(&group(n)).unwrap();
+        for (part, range) in parts.iter().zip(group(n)) {
+            assert_eq!(*part, bytes[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]);
+        }
+        if n < 3 {
+            input.expect_ranges(&group(n + 1));
+            let next = usize::try_from(group(n + 1)[1].start).unwrap();
+            let asked = || server.asked.lock().iter().any(|a| a.range().is_some_and(|(start, _)| start == next));
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !asked() {
+                assert!(Instant::now() < deadline, "the second part of group {} was not asked for", n + 1);
+                std::thread::yield_now();
+            }
+        }
+    }
+    let ranges: Vec<_> = server.asked.lock().iter().filter_map(Asked::range).collect();
+    let wanted: usize = ranges.iter().skip(1).map(|(start, end)| end - start).sum();
+    assert_eq!((ranges.len(), wanted), (9, 4 * 70_000), "the head, and each part once: {ranges:?}");
+}
+
+#[test]
 fn s16_a_server_without_ranges_is_read_in_one_go_and_copied_for_who_needs_parts() {
     let bytes = data(300_000);
     let served = bytes.clone();

@@ -15,8 +15,8 @@ use super::request::Asker;
 
 impl Asker {
     /// What it showed.
-    pub(super) fn shown(&self) -> Option<Shown> {
-        self.principal.as_deref().map(Shown::by)
+    pub(super) fn shown(&self) -> Option<Box<Shown>> {
+        self.principal.as_deref().map(|principal| Box::new(Shown::by(principal)))
     }
 
     /// Who asked an earlier process; none if what it showed no longer holds.

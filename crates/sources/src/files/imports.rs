@@ -146,7 +146,7 @@ impl Imports {
                 continue;
             }
             let Ok(tenant) = TenantId::new(&kept.asked.tenant) else { continue };
-            let again = Asker::again(tenant.clone(), kept.asked.shown.as_ref(), &self.inner.options.access);
+            let again = Asker::again(tenant.clone(), kept.asked.shown.as_deref(), &self.inner.options.access);
             let (asker, holds) = (again.clone().unwrap_or(Asker::nobody(tenant)), again.is_some());
             let Asked { kind, request, created_us, upload, .. } = kept.asked;
             let ended = kept.state;

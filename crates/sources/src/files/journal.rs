@@ -39,7 +39,7 @@ pub(super) struct Asked {
     pub(super) tenant: String,
     /// The credentials that it was asked with.
     #[serde(default, alias = "key", skip_serializing_if = "Option::is_none")]
-    pub(super) shown: Option<Shown>,
+    pub(super) shown: Option<Box<Shown>>,
     pub(super) request: ImportRequest,
     pub(super) created_us: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,7 +175,7 @@ mod tests {
         let asked = Asked {
             kind: JobKind::Import,
             tenant: "t".into(),
-            shown: Some(Shown::Key("k".into())),
+            shown: Some(Box::new(Shown::Key("k".into()))),
             request: ImportRequest::default(),
             created_us: 1,
             upload: None,

@@ -229,7 +229,8 @@ impl One<'_> {
                 return Err(broken);
             }
         }
-        if let Some(Way::Open(Open { import, .. })) = ways.get_mut(&None).filter(|_| !self.is_alone)
+        let may_wait = !self.is_alone && ways.len() == 1;
+        if let Some(Way::Open(Open { import, .. })) = ways.get_mut(&None).filter(|_| may_wait)
             && import.is_small()
         {
             self.inner.options.handle.block_on(import.write_now())?;

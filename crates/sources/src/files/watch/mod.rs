@@ -111,7 +111,7 @@ impl Watch {
                 }
             }
             let journal = Journal::reopen(&path)?;
-            let Some(asker) = Asker::again(tenant, asked.shown.as_ref(), &inner.options.access) else {
+            let Some(asker) = Asker::again(tenant, asked.shown.as_deref(), &inner.options.access) else {
                 tracing::warn!(watch = %id, tenant = asked.tenant, "a watch has ended: the credentials that began it no longer hold");
                 journal.remove()?;
                 continue;
