@@ -10,10 +10,12 @@ public class Trial {
 
   static void names(String what, ResultSet found, String... columns) throws SQLException {
     var lines = new TreeSet<String>();
-    while (found.next()) {
-      var line = new ArrayList<String>();
-      for (var column : columns) line.add(String.valueOf(found.getString(column)));
-      lines.add(String.join(".", line));
+    try (found) {
+      while (found.next()) {
+        var line = new ArrayList<String>();
+        for (var column : columns) line.add(String.valueOf(found.getString(column)));
+        lines.add(String.join(".", line));
+      }
     }
     say(what, lines.toArray());
   }

@@ -1,6 +1,6 @@
 //! What kinds of values a statement's parameters take, for clients that ask before they send any.
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit};
 use lakegate_query::QueryRequest;
 use lakegate_query::statement::{self, Insert, Statement};
 
@@ -70,11 +70,12 @@ impl Statements {
     }
 }
 
-/// Texts of every form are texts to clients.
+/// Texts of every form are texts to clients; and the JDBC driver of Flight SQL gives times in milliseconds, whatever it is asked for.
 fn plain(kind: DataType) -> DataType {
     match kind {
         DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Millisecond, zone),
         kind => kind,
     }
 }
