@@ -16,6 +16,7 @@ mod encode;
 mod table;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,7 +169,7 @@ impl ClickHouse {
         let end_of = |row: usize| row.checked_sub(1).and_then(|row| rows.ends.get(row)).copied().unwrap_or(0);
         let (mut refused, mut taken) = (Vec::new(), 0);
         // The last is the next: rows go in in their order.
-        let mut parts = if all == 0 { vec![] } else { vec![0..all] };
+        let mut parts: Vec<Range<usize>> = (all > 0).then_some(0..all).into_iter().collect();
         while let Some(part) = parts.pop() {
             let mut parameters = vec![("query", statement.to_owned())];
             if let Some(token) = token {
