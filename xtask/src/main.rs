@@ -62,7 +62,10 @@ fn main() -> ExitCode {
 
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    // As cargo says now: a build folder that several clones share may hold a program that was built in another one.
+    let own =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    own.parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// Runs a command in the workspace's folder and fails if it fails.

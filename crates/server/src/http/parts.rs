@@ -57,13 +57,16 @@ impl Part {
     }
 }
 
+/// What was wrong, and when, in microseconds since 1970.
+type Trouble = (String, i64);
+
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered {
     /// Catalog and store, as they answered last: milliseconds, and what was wrong.
     asked: Mutex<BTreeMap<&'static str, (f64, Option<String>)>>,
     /// What was wrong last with each part, and when.
-    last: Mutex<BTreeMap<(&'static str, String), (String, i64)>>,
+    last: Mutex<BTreeMap<(&'static str, String), Trouble>>,
 }
 
 /// All of them.
