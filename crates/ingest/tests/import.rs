@@ -376,6 +376,7 @@ async fn f52_files_that_share_a_commit_are_each_absorbed_once_wherever_the_proce
                 }
                 process.gate.flush_all().await;
                 process.gate.run_once().await;
+                process.gate.load_imported().await.unwrap();
                 let (_, accepted, ..) = sums(&process, stream);
                 assert_eq!(accepted, column(&process, stream, "id").await.len() as u64, "{point} {nth}");
             }

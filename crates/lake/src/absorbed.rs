@@ -14,8 +14,10 @@ impl LakeTable {
     /// The catalog or its files could not be read.
     pub async fn has_absorbed_by(&self, file: u128, commit_id: Uuid) -> Result<bool, LakeError> {
         let view = self.refresh().await?;
-        let marked = self.ledger_of(&view).await?.get(file).is_some_and(|entry| entry.commit == commit_id);
-        Ok(marked || view.has_commit(commit_id))
+        // Several files may share a commit: it says nothing of one that it did not mark. One that has been marked since
+        // by a later commit was by this one too, if it is there.
+        let marked = self.ledger_of(&view).await?.get(file).map(|entry| entry.commit);
+        Ok(marked.is_some_and(|by| by == commit_id || view.has_commit(commit_id)))
     }
 }
 
