@@ -30,6 +30,7 @@ impl Import {
         let bytes = match file.checked_bytes() {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Err(Obstacle(error.to_string()))),
+            Err(error) if has_changed(&error) => return Err(ImportError::Rows(error.to_string())),
             Err(error) => return Err(ImportError::Lake(error.to_string())),
         };
         let copied = match self.table.adopt_file(plan, AdoptHow::Copy(bytes)).await {
@@ -80,12 +81,18 @@ impl Import {
     }
 }
 
+/// The file is another one than when it was opened: to begin anew would be to import what nobody has asked for.
+fn has_changed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StaleNetworkFileHandle
+}
+
 /// Bytes that are not as the footer says stand in the way of a copy; a wrong checksum is damage, whoever reads it.
 fn refused(error: LakeError) -> Result<Obstacle, ImportError> {
     match &error {
         LakeError::Warehouse(WarehouseError::Io { source, .. }) => match source.kind() {
             io::ErrorKind::InvalidInput => Ok(Obstacle(format!("its pages are not as its footer says: {source}"))),
             io::ErrorKind::InvalidData => Err(ImportError::Rows(source.to_string())),
+            _ if has_changed(source) => Err(ImportError::Rows(source.to_string())),
             _ => Err(ImportError::Lake(error.to_string())),
         },
         _ => Err(ImportError::Lake(error.to_string())),
