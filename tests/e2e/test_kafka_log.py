@@ -257,7 +257,7 @@ def test_f56_a_topic_that_was_made_anew_stops_the_writer(broker, make_server, st
     server.stop()
     broker.delete(topic)
     server.start()
-    until(lambda: "gateway" not in str(component(server, "log") or "gateway"))
+    until(lambda: component(server, "log")["parts"]["gateway"]["status"] == "healthy")
     server.client().IngestBatch(batch(stubs, "orders", ["d"]), timeout=30)
     until(lambda: "made anew" in str(component(server, "log")))
     assert component(server, "log")["status"] == "degraded"
