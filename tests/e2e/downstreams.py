@@ -106,7 +106,7 @@ class Downstream:
             )
 
 
-def until(holds, seconds=30, what="it", every=0.05):
+def until(holds, seconds=60, what="it", every=0.05):
     """Waits for what another process does."""
     deadline = time.monotonic() + seconds
     while True:

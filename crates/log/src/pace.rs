@@ -18,11 +18,13 @@ const LARGE_BYTES: u64 = 64 * 1024;
 /// The longest wait for a group to fill.
 const GATHER: Duration = Duration::from_micros(600);
 /// How often it is looked at meanwhile.
-const LOOK: Duration = Duration::from_micros(75);
+const LOOK: Duration = Duration::from_micros(40);
 /// So many frames must come in [`GATHER`] for it to be worth a wait.
 const GATHER_FROM: f64 = 12.0;
 /// And so many in a group without a wait.
 const GROUP_FROM: f64 = 1.5;
+/// Nobody comes any more when nobody came for so many times the usual gap.
+const SILENT_GAPS: f64 = 5.0;
 /// How much of the newest round goes into the average.
 const WEIGHT: f64 = 0.2;
 
@@ -50,16 +52,22 @@ impl Pace {
             }
             return;
         }
-        let (until, mut before, mut silent) = (now + GATHER, 0, 0);
-        while silent < 2 && !shared.closing.load(Ordering::Relaxed) && Instant::now() < until {
+        // Of callers that all wait for this group nobody comes any more: silence that is long for their pace says so.
+        let silence = GATHER.mul_f64(SILENT_GAPS / self.rate);
+        let (mut before, mut came_at) = (0.0, now);
+        loop {
             std::thread::sleep(LOOK);
-            let queued = shared.queue.lock().batch.frames.len();
             #[allow(clippy::cast_precision_loss, reason = "some frames more or less")]
-            if queued as f64 >= self.rate {
+            let queued = shared.queue.lock().batch.frames.len() as f64;
+            let looked_at = Instant::now();
+            let is_silent = queued > 0.0 && queued <= before && looked_at - came_at >= silence;
+            let is_over = looked_at - now >= GATHER || shared.closing.load(Ordering::Relaxed);
+            if queued >= self.rate || is_silent || is_over {
                 return;
             }
-            silent = if queued == before { silent + 1 } else { 0 };
-            before = queued;
+            if queued > before {
+                (before, came_at) = (queued, looked_at);
+            }
         }
     }
 
