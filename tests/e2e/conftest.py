@@ -21,10 +21,18 @@ BINARY = pathlib.Path(os.environ.get("LAKEGATE_BIN", ROOT / "target/debug/lakega
 DATA = ROOT.parent / "shared" / "data"
 
 
+HANDED_OUT = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that nobody has, nor was given before: the system may name the same one twice."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port not in HANDED_OUT:
+            HANDED_OUT.add(port)
+            return port
 
 
 @pytest.fixture(scope="session")
