@@ -181,7 +181,7 @@ def test_what_a_service_refuses_for_good_is_kept_and_can_be_sent_again(make_serv
     status = until(lambda: (s := consumer(server, "r"))["matched"] == 50 and s)
     assert status["dead_kept"] == 5
     listed = server.cli("consumers", "dead", "ls", "r", "--url", server.http)
-    assert listed.returncode == 0 and listed.stdout.count("422") == 5, listed
+    assert listed.returncode == 0 and listed.stdout.count("422 Unprocessable") == 5, listed
     replayed = server.cli("consumers", "dead", "replay", "r", "--url", server.http)
     assert "0 delivered, 5 refused again" in replayed.stdout
     downstream.refuses = lambda body: False
