@@ -200,7 +200,7 @@ def test_s33_floods_of_frames_end_their_connection_and_harm_nobody_else(server, 
         assert ask().status == 1
         times.append(time.monotonic() - began)
         time.sleep(0.01)
-    assert max(times) < 10, f"{name}: another's answer took {max(times):.1f} s"
+    assert max(times) < 2, f"{name}: another's answer took {max(times):.1f} s"
     wait_until(lambda: open_sockets(server) <= sockets, f"{name}: the connections stay open")
     assert resident_kib(server) < memory + (64 << 10), name
     used = cpu_seconds(server)

@@ -133,6 +133,10 @@ impl Consumer {
         let settings = Arc::new(settings);
         let consumer = Self { settings, ground, breaker, live, dead, route, kept, keeper, kept_at: Instant::now() };
         consumer.hold();
+        // Told before the first write of its position, which may take a while: nobody is to see a paused one run.
+        if consumer.kept.paused {
+            consumer.live.set_state(ConsumerState::Paused);
+        }
         consumer.live.kept(&consumer.kept);
         Ok(consumer)
     }
