@@ -95,6 +95,23 @@ def test_csv_jsonl_and_their_packed_forms_are_told_by_their_contents(reader, dro
     assert count(server, "default.mixed")["c"] == 4
 
 
+def test_a_file_larger_than_what_is_gathered_is_encoded_while_it_is_read(reader, drop):
+    server = reader()
+    source = drop / "large.csv"
+    columns = "i AS n, md5(i::VARCHAR) AS id, i * 0.25 AS price, CASE WHEN i % 7 = 0 THEN NULL ELSE 'text ' || (i % 1000) END AS note"
+    duckdb.sql(f"COPY (SELECT {columns} FROM range(400000) t(i)) TO '{source}' (HEADER)")
+    with open(source, "a") as out:
+        out.write("400000,short\n")
+    job = imported(server, {"path": str(source), "stream": "large"}, "/api/ingest/csv")
+    assert (job["documents"], job["skipped"]) == (400_000, 1), job
+    facts = "count(*), sum(n), sum(price), count(note), bit_xor(hash(id, n, note))"
+    files = [str(path) for path in pathlib.Path(server.data).rglob("*.parquet") if "/large/" in str(path)]
+    assert len(files) == 1, files
+    wanted = duckdb.sql(f"SELECT {facts} FROM read_csv('{source}', header=true, ignore_errors=true, nullstr='')").fetchone()
+    assert duckdb.sql(f"SELECT {facts} FROM read_parquet('{files[0]}')").fetchone() == wanted
+    assert count(server, "default.large") == {"c": 400_000, "s": wanted[1]}
+
+
 def test_s17_places_that_are_not_allowed_are_refused_with_the_setting(reader, drop, tmp_path):
     server = reader()
     (tmp_path / "outside.csv").write_text("n\n1\n")

@@ -16,7 +16,7 @@ use governor::{Quota, RateLimiter};
 use hashbrown::HashMap;
 use lakegate_env::Clock;
 use lakegate_model::TenantId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::fair::{Fair, Turn};
 use crate::principal::Principal;
@@ -161,6 +161,17 @@ struct Usage {
     requests: AtomicUsize,
     connections: AtomicUsize,
     used_us: AtomicU64,
+    told: Mutex<Told>,
+}
+
+/// What was last told to come back later.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    until_us: u64,
+    /// The size of the request.
+    bytes: u64,
+    limit: &'static str,
+    most: u64,
 }
 
 /// A place among those that may be taken at once; given back when it is dropped.
@@ -196,10 +207,27 @@ impl Usage {
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             used_us: AtomicU64::new(0),
+            told: Mutex::default(),
         }
     }
 
-    fn take(&self, records: u64, bytes: u64) -> Result<(), (&'static str, u64, u64)> {
+    /// What a request of so many bytes is told before it is looked at: that it comes before the time which one of no
+    /// more bytes was told.
+    fn comes_early(&self, bytes: u64, now_us: u64) -> Result<(), (&'static str, u64, u64)> {
+        let told = *self.told.lock();
+        if now_us >= told.until_us || bytes < told.bytes {
+            return Ok(());
+        }
+        Err((told.limit, told.most, (told.until_us - now_us).div_ceil(1000)))
+    }
+
+    fn take(&self, records: u64, bytes: u64, now_us: u64) -> Result<(), (&'static str, u64, u64)> {
+        self.take_some(records, bytes).inspect_err(|(limit, most, wait_ms)| {
+            *self.told.lock() = Told { until_us: now_us + wait_ms * 1000, bytes, limit, most: *most };
+        })
+    }
+
+    fn take_some(&self, records: u64, bytes: u64) -> Result<(), (&'static str, u64, u64)> {
         if let Some(bucket) = &self.records {
             bucket.take(records).map_err(|wait| ("records_per_second", self.limits.records_per_second, wait))?;
         }
@@ -360,14 +388,14 @@ impl Quotas {
             }
             own => own.and_then(|(_, place)| place),
         };
-        let limits = tenant.usage.limits;
+        let (limits, now_us) = (tenant.usage.limits, self.0.options.clock.monotonic_us());
         let place = Place::take(&tenant.usage.requests, limits.requests)
             .ok_or_else(|| of_tenant.over("requests", u64::from(limits.requests), PLACE_WAIT_MS))?;
         if let Some(client) = &client {
-            client.take(records, bytes).map_err(|(limit, most, wait)| of_client.over(limit, most, wait))?;
+            client.take(records, bytes, now_us).map_err(|(limit, most, wait)| of_client.over(limit, most, wait))?;
         }
         let give_back = || client.iter().for_each(|client| client.give_back(records, bytes));
-        tenant.usage.take(records, bytes).map_err(|(limit, most, wait)| {
+        tenant.usage.take(records, bytes, now_us).map_err(|(limit, most, wait)| {
             give_back();
             of_tenant.over(limit, most, wait)
         })?;
@@ -380,6 +408,23 @@ impl Quotas {
         place.keep();
         own.into_iter().for_each(Place::keep);
         Ok(Admitted { tenant, client: client.clone(), _turn: turn })
+    }
+
+    /// Refuses a request of so many bytes before it is looked at, where its client or tenant was told to come back later
+    /// with no more than that.
+    ///
+    /// # Errors
+    /// What it was told.
+    pub fn check_early(&self, principal: &Principal, bytes: u64) -> Result<(), OverQuota> {
+        let now_us = self.0.options.clock.monotonic_us();
+        let tenant = self.tenant(&principal.tenant);
+        let early = |of: Of<'_>, usage: &Usage| {
+            usage.comes_early(bytes, now_us).map_err(|(limit, most, wait)| of.over(limit, most, wait))
+        };
+        if let Some(client) = self.client(&tenant, principal) {
+            early(Of::Client(principal), &client)?;
+        }
+        early(Of::Tenant(principal, tenant.is_named), &tenant.usage)
     }
 
     /// A place for a stream, socket or feed, which is open until it is dropped.

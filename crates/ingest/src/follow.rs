@@ -58,7 +58,7 @@ pub struct Delivery {
     pub received_us: i64,
     /// What ties the request to others in logs and traces; empty: nothing.
     pub correlation_id: String,
-    /// The rows of each stream that is wanted. None is empty.
+    /// The rows of each stream that is wanted, in the order of names. None is empty.
     pub streams: Vec<StreamRows>,
 }
 
@@ -131,6 +131,7 @@ impl Gate {
             FollowFrom::Offset(offset) => offset,
         };
         let reader = Some(inner.log.read(next_offset).map_err(|error| follow_error(next_offset, error))?);
+        inner.recent.begin();
         Ok(Follower { inner, next_offset, reader, turn: None, progress })
     }
 
@@ -161,6 +162,12 @@ impl Gate {
     /// The consumer needs nothing more.
     pub fn release(&self, consumer: &str) {
         self.inner.holds.remove(consumer);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.inner.recent.end();
     }
 }
 
@@ -317,6 +324,12 @@ fn deliver(
     if header.body == FrameBody::None {
         return Ok(None);
     }
+    if let Some(recent) = inner.recent.find(frame.first_offset) {
+        let is_wanted = |rows: &&StreamRows| {
+            wanted(&rows.key) && !inner.dropped.has(&rows.key, &rows.contract, frame.next_offset())
+        };
+        return Ok(delivery(frame, header, recent.iter().filter(is_wanted).cloned().collect()));
+    }
     let mut streams = Wanted::new();
     for touched in header.streams.iter().filter(|touched| touched.fingerprint != 0 && wanted(&touched.key)) {
         let shaper = inner.contracts.find(touched.fingerprint).map_err(|error| error.to_string())?;
@@ -329,28 +342,25 @@ fn deliver(
     if streams.is_empty() {
         return Ok(None);
     }
-    let (first_offset, next_offset) = (frame.first_offset, frame.next_offset());
-    let frame = Frame { first_offset, next_offset, header, body };
-    let mut shaped = frame.shape_again(inner, &streams)?;
+    let request = Frame { first_offset: frame.first_offset, next_offset: frame.next_offset(), header, body };
+    let mut shaped = request.shape_again(inner, &streams)?;
     let mut found = Vec::with_capacity(shaped.groups.len());
     for group in &mut shaped.groups {
         let rows = group.take_rows().map_err(|error| error.to_string())?;
-        if rows.is_empty() {
-            continue;
+        if !rows.is_empty() {
+            found.push(rows.into_stream_rows().map_err(|error| error.to_string())?);
         }
-        let (key, table) = (group.stream.key.clone(), group.stream.unit.table.clone());
-        let contract = group.stream.shaper.contract.clone();
-        let batch = rows.into_batch().map_err(|error| error.to_string())?;
-        found.push(StreamRows { key, table, contract, batch });
     }
-    let FrameHeader { received_us, correlation_id, .. } = frame.header;
-    Ok((!found.is_empty()).then_some(Delivery {
-        first_offset,
-        next_offset,
-        received_us,
-        correlation_id,
-        streams: found,
-    }))
+    drop(shaped);
+    Ok(delivery(frame, request.header, found))
+}
+
+fn delivery(frame: &lakegate_log::Frame, header: FrameHeader, mut streams: Vec<StreamRows>) -> Option<Delivery> {
+    // The same each time: rows that have no key are told apart by the place of their stream.
+    streams.sort_by(|a, b| (&a.key, &a.table).cmp(&(&b.key, &b.table)));
+    let (first_offset, next_offset) = (frame.first_offset, frame.next_offset());
+    let FrameHeader { received_us, correlation_id, .. } = header;
+    (!streams.is_empty()).then_some(Delivery { first_offset, next_offset, received_us, correlation_id, streams })
 }
 
 /// What consumers still need of the log, by their names.
@@ -452,6 +462,39 @@ mod tests {
         assert!(opened.log.first_offset() > 0);
         let trimmed = opened.gate.follow(FollowFrom::Offset(0)).err().unwrap();
         assert!(matches!(trimmed, FollowError::Trimmed { asked: 0, .. }), "{trimmed}");
+        opened.close();
+    }
+
+    #[tokio::test]
+    async fn rows_that_are_handed_on_are_those_that_the_log_gives() {
+        let ground = Ground::new(&[("a", contract()), ("b", contract())]);
+        let opened = ground.open().await;
+        let mut follower = opened.gate.follow(FollowFrom::Earliest).unwrap();
+        for (stream, from) in [("a", 0), ("b", 0), ("a", 90)] {
+            let mut payloads: Vec<String> = (from..from + 120).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+            payloads.insert(7, r#"{"n":"x"}"#.to_owned());
+            opened.send(stream, &payloads.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
+        }
+        assert!(opened.gate.inner.recent.find(0).is_some());
+        let mut handed_on = Vec::new();
+        for _ in 0..3 {
+            handed_on.push(follower.next(|_| true).await.unwrap());
+        }
+        drop(follower);
+        assert!(opened.gate.inner.recent.find(0).is_none(), "nobody follows");
+        let mut follower = opened.gate.follow(FollowFrom::Earliest).unwrap();
+        for delivery in &handed_on {
+            let again = follower.next(|_| true).await.unwrap();
+            assert_eq!((delivery.first_offset, delivery.next_offset), (again.first_offset, again.next_offset));
+            let rows = |delivery: &Delivery| -> Vec<(StreamKey, TableName, RecordBatch)> {
+                let rows = delivery.streams.iter();
+                rows.map(|rows| (rows.key.clone(), rows.table.clone(), rows.batch.clone())).collect()
+            };
+            assert_eq!(rows(delivery), rows(&again));
+        }
+        let rows = &handed_on[2].streams[0];
+        let found = rows.batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec();
+        assert_eq!((rows.key.stream.as_str(), found), ("a", (120..210).collect::<Vec<_>>()));
         opened.close();
     }
 }

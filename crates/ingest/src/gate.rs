@@ -26,6 +26,7 @@ use crate::frame::FrameError;
 use crate::growth::{GROWTH_DIR, GrowthStore};
 use crate::import::{self, OwnContracts};
 use crate::keys::BlockFiles;
+use crate::recent::Recent;
 use crate::remember::{DuplicateSettings, open_answers, open_keys};
 use crate::replay::Replayed;
 use crate::requests::Requests;
@@ -180,6 +181,8 @@ pub(crate) struct Inner {
     /// Whether the log may hold event keys or requests' own ids.
     pub(crate) has_keys: AtomicBool,
     pub(crate) holds: Holds,
+    /// What followers need not shape again.
+    pub(crate) recent: Recent,
     /// Tables that were dropped, and with them what the log holds for them.
     pub(crate) dropped: Dropped,
     closed: Mutex<Option<String>>,
@@ -269,6 +272,7 @@ impl Gate {
             answers,
             has_keys: AtomicBool::new(false),
             holds: Holds::default(),
+            recent: Recent::default(),
             dropped,
             closed: Mutex::default(),
             is_closed: AtomicBool::new(false),

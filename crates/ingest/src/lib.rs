@@ -19,6 +19,7 @@
 
 mod api;
 mod apply;
+mod aside;
 mod balance;
 mod batch;
 mod bytes;
@@ -40,6 +41,7 @@ mod letters;
 mod noticed;
 mod once;
 mod rate;
+mod recent;
 mod remember;
 mod remote;
 mod replay;

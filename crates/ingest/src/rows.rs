@@ -9,6 +9,7 @@ use lakegate_memtable::{MemtableGuard, RowBuilder, Value};
 
 use crate::batch::{Group, RowKey};
 use crate::flush::TableUnit;
+use crate::follow::StreamRows;
 use crate::streams::Stream;
 
 /// The offsets of a request, and when it came.
@@ -56,6 +57,11 @@ pub(crate) fn tables_of(rows: &[ReadyRows<'_>]) -> Vec<Arc<TableUnit>> {
     units
 }
 
+fn stream_rows(stream: &Stream, batch: RecordBatch) -> StreamRows {
+    let (key, table) = (stream.key.clone(), stream.unit.table.clone());
+    StreamRows { key, table, contract: stream.shaper.contract.clone(), batch }
+}
+
 impl ReadyRows<'_> {
     /// Whether there are any.
     pub(crate) fn is_empty(&self) -> bool {
@@ -83,19 +89,51 @@ impl ReadyRows<'_> {
         self.few.len() + self.many.as_ref().map_or(0, RecordBatch::num_rows)
     }
 
-    /// The rows as one batch of their contract's columns.
+    /// Whether the rows are a batch already.
+    pub(crate) fn are_batch(&self) -> bool {
+        self.many.is_some()
+    }
+
+    /// Whether some of them are a batch already, and some are not.
+    pub(crate) fn are_mixed(&self) -> bool {
+        self.many.is_some() && !self.few.is_empty()
+    }
+
+    /// The rows for those who follow the log: a batch is shared, a few rows are copied.
     ///
     /// # Errors
-    /// A required column holds a null; the shaper lets none in.
-    pub(crate) fn into_batch(self) -> Result<RecordBatch, ArrowError> {
-        if let Some(batch) = self.many {
-            return Ok(batch);
-        }
+    /// As those of [`Self::into_batch`].
+    pub(crate) fn shared(&self) -> Result<StreamRows, ArrowError> {
+        let batch = self.many.clone().map_or_else(|| self.few_as_batch(), Ok)?;
+        Ok(stream_rows(&self.stream, batch))
+    }
+
+    fn few_as_batch(&self) -> Result<RecordBatch, ArrowError> {
         let mut rows = self.stream.shaper.rows(self.few.len());
         for row in &self.few {
             rows.push(row)?;
         }
         rows.finish()
+    }
+
+    /// The rows for those who follow the log.
+    ///
+    /// # Errors
+    /// As those of [`Self::into_batch`].
+    pub(crate) fn into_stream_rows(self) -> Result<StreamRows, ArrowError> {
+        let stream = self.stream.clone();
+        self.into_batch().map(|batch| stream_rows(&stream, batch))
+    }
+
+    /// The rows as one batch of their contract's columns.
+    ///
+    /// # Errors
+    /// A required column holds a null; the shaper lets none in.
+    pub(crate) fn into_batch(self) -> Result<RecordBatch, ArrowError> {
+        match self.many {
+            Some(batch) => Ok(batch),
+            None => self.few_as_batch(),
+        }
     }
 
     /// Puts the rows into the memtable, whose guard was held while the log gave the offsets.
@@ -104,8 +142,8 @@ impl ReadyRows<'_> {
     /// A required column holds a null; the shaper lets none in.
     pub(crate) fn push(self, guard: &mut MemtableGuard<'_>, span: Span) -> Result<(), ArrowError> {
         let Span { first_offset, next_offset, now_us } = span;
-        if let Some(batch) = self.many {
-            guard.push_batch(batch, first_offset, next_offset, now_us)?;
+        if let Some(batch) = &self.many {
+            guard.push_batch(batch.clone(), first_offset, next_offset, now_us)?;
         }
         if self.few.is_empty() {
             return Ok(());
@@ -119,10 +157,6 @@ impl ReadyRows<'_> {
             return guard.seal_run(first_offset, next_offset, now_us);
         }
         // Another contract than the one that the open rows have: a batch of its own.
-        let mut rows = shaper.rows(self.few.len());
-        for row in &self.few {
-            rows.push(row)?;
-        }
-        guard.push_batch(rows.finish()?, first_offset, next_offset, now_us)
+        guard.push_batch(self.few_as_batch()?, first_offset, next_offset, now_us)
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lakegate_access::{Action, OverQuota};
+use lakegate_access::Action;
 use lakegate_log::{AppendError, Ticket};
 use lakegate_model::{ReasonCode, StreamKey, TenantId};
-use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{ArrowRows, Submission, SubmissionOutcome, SubmitError, Wire};
+use crate::aside::over_quota;
 use crate::batch::{NotAllowed, Rules, Shaped, shape_batch};
 use crate::columns::{Columns, ColumnsRefused, shape_columns};
 use crate::duplicates::Claim;
@@ -25,8 +25,6 @@ use crate::wire::BatchRequest;
 
 /// The most bytes of a request's own id.
 const MAX_BATCH_ID_BYTES: usize = 1024;
-/// A request of so many bytes takes long: its work may be done elsewhere.
-const ASIDE_BYTES: usize = 32 * 1024;
 /// The columns of one request may unpack to this share of the memory budget.
 const COLUMNS_SHARE: usize = 4;
 
@@ -59,17 +57,6 @@ impl Gate {
 }
 
 impl Gate {
-    /// Has requests that take long worked on by the threads of `aside`.
-    pub fn work_aside(&self, aside: Handle) {
-        let _ = self.inner.aside.set(aside);
-    }
-
-    /// Where a request of so many bytes is to be worked on, if not where it is. Its order among others is lost there.
-    #[must_use]
-    pub fn aside(&self, bytes: usize) -> Option<&Handle> {
-        self.inner.aside.get().filter(|_| bytes >= ASIDE_BYTES)
-    }
-
     async fn take(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
         match self.aside(submission.body.len()).filter(|_| !submission.in_order) {
             None => self.inner.take(&submission, None).await,
@@ -194,11 +181,6 @@ fn columns_refused(refused: ColumnsRefused, submission: &Submission) -> SubmitEr
             invalid(refusal.code, refusal.field.as_deref().unwrap_or_default(), refusal.message)
         }
     }
-}
-
-fn over_quota(over: OverQuota) -> SubmitError {
-    let OverQuota { limit, setting, message, retry_after_ms } = over;
-    SubmitError::OverQuota { limit, setting, message, retry_after_ms }
 }
 
 fn not_allowed(refused: NotAllowed, submission: &Submission) -> SubmitError {
@@ -369,6 +351,7 @@ impl Inner {
             outcome.position = ticket.next_offset().saturating_sub(1);
         }
         self.note(&header, &ticket);
+        self.recent.note(ticket.first_offset, &rows);
         let span = Span { first_offset: ticket.first_offset, next_offset: ticket.next_offset(), now_us };
         for group in rows.into_iter().filter(|group| !group.is_empty()) {
             let at = units.iter().position(|unit| Arc::ptr_eq(unit, &group.stream.unit));

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::compute::SortOptions;
 use iceberg::spec::{ManifestFile, NullOrder, SchemaRef, SortDirection, TableMetadata, Transform};
 use iceberg::{TableIdent, TableRequirement};
@@ -20,7 +21,7 @@ use crate::options::Offload;
 use crate::rewrite::RewriteError;
 use crate::schema::missing_schema;
 use crate::view::TableView;
-use crate::write::{SortKey, WritePlan, WrittenFile, arrow_schema_of, writer_properties, written};
+use crate::write::{EncodedFile, SortKey, WritePlan, WrittenFile, arrow_schema_of, writer_properties, written};
 
 /// A table that can be written. There is one handle per table and lake; commits of one handle take turns.
 pub struct LakeTable {
@@ -235,14 +236,46 @@ impl LakeTable {
     ///
     /// # Errors
     /// The rows do not fit the table, or the disk refused; then nothing of them is left.
-    pub async fn write(&self, batches: Vec<arrow::array::RecordBatch>) -> Result<Vec<WrittenFile>, LakeError> {
+    pub async fn write(&self, batches: Vec<RecordBatch>) -> Result<Vec<WrittenFile>, LakeError> {
+        self.write_by(self.plan_write()?, move |plan| plan.run(&batches)).await
+    }
+
+    /// Whether rows need neither partitions nor an order, and may be encoded on a thread that waits for them.
+    #[must_use]
+    pub fn takes_rows_as_they_come(&self) -> bool {
+        matches!(self.lake.options.offload, Offload::BlockingThreads)
+            && self.plan_write().is_ok_and(|plan| plan.is_plain())
+    }
+
+    /// As [`Self::write`], for rows that are still to come: each batch is asked for when the one before it is encoded, on
+    /// a thread that may wait.
+    ///
+    /// # Errors
+    /// As those of [`Self::write`].
+    pub async fn write_as_they_come(
+        &self,
+        rows: impl Iterator<Item = RecordBatch> + Send + 'static,
+    ) -> Result<Vec<WrittenFile>, LakeError> {
+        let plan = self.plan_write()?;
+        if plan.is_plain() {
+            self.write_by(plan, move |plan| plan.run_as_they_come(rows)).await
+        } else {
+            self.write_by(plan, move |plan| plan.run(&rows.collect::<Vec<_>>())).await
+        }
+    }
+
+    async fn write_by(
+        &self,
+        plan: WritePlan,
+        encode: impl FnOnce(&WritePlan) -> Result<Vec<EncodedFile>, LakeError> + Send + 'static,
+    ) -> Result<Vec<WrittenFile>, LakeError> {
         let started_us = self.lake.options.clock.monotonic_us();
-        let plan = Arc::new(self.plan_write()?);
+        let plan = Arc::new(plan);
         let encoding = Arc::clone(&plan);
         let encoded = match self.lake.options.offload {
-            Offload::Inline => encoding.run(&batches)?,
+            Offload::Inline => encode(&encoding)?,
             Offload::BlockingThreads => {
-                let task = tokio::task::spawn_blocking(move || encoding.run(&batches));
+                let task = tokio::task::spawn_blocking(move || encode(&encoding));
                 task.await
                     .map_err(|e| LakeError::Invalid(format!("{}: the rows could not be encoded: {e}", self.name)))??
             }

@@ -1,5 +1,6 @@
 //! What this room needs of the gate. Tests of the protocols bring their own.
 
+use lakegate_access::Principal;
 use lakegate_ingest::{ComponentHealth, Gate, GateStatus, Submission, SubmissionOutcome, SubmitError};
 use lakegate_model::{StreamName, TenantId};
 
@@ -11,6 +12,10 @@ pub trait Intake: Clone + Send + Sync + 'static {
     fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus;
     /// How each component is.
     fn health(&self) -> Vec<ComponentHealth>;
+    /// Refuses a request of so many bytes before it is looked at, where its sender was told to come back later.
+    fn check_early(&self, _principal: Option<&Principal>, _bytes: usize) -> Result<(), SubmitError> {
+        Ok(())
+    }
     /// Where a request of so many bytes is to be worked on, if not where it is.
     fn aside(&self, _bytes: usize) -> Option<&tokio::runtime::Handle> {
         None
@@ -28,6 +33,10 @@ impl Intake for Gate {
 
     fn health(&self) -> Vec<ComponentHealth> {
         self.health()
+    }
+
+    fn check_early(&self, principal: Option<&Principal>, bytes: usize) -> Result<(), SubmitError> {
+        self.check_early(principal, bytes)
     }
 
     fn aside(&self, bytes: usize) -> Option<&tokio::runtime::Handle> {

@@ -122,3 +122,20 @@ async fn clients_without_end_take_bounded_room() {
     }
     assert!(quotas.tenant(&TenantId::new("acme").unwrap()).clients.read().len() <= CLIENTS_MAX);
 }
+
+#[tokio::test]
+async fn f63_who_comes_before_the_time_that_it_was_told_is_not_looked_at() {
+    let (quotas, clock) = quotas(Limits::default(), records(100));
+    let (one, other) = (principal("acme", "key:a"), principal("quiet", "key:b"));
+    quotas.admit(&one, 100, 5000).await.unwrap();
+    quotas.check_early(&one, 5000).unwrap();
+    let over = quotas.admit(&one, 50, 5000).await.unwrap_err();
+    let early = quotas.check_early(&one, 5000).unwrap_err();
+    assert_eq!((early.limit, &early.setting), (over.limit, &over.setting));
+    assert!(early.retry_after_ms <= over.retry_after_ms + 1, "{} and {}", early.retry_after_ms, over.retry_after_ms);
+    quotas.check_early(&one, 4999).unwrap();
+    quotas.check_early(&other, 5000).unwrap();
+    clock.advance_us(i64::try_from(over.retry_after_ms).unwrap() * 1000);
+    quotas.check_early(&one, 5000).unwrap();
+    quotas.admit(&one, 50, 5000).await.unwrap();
+}

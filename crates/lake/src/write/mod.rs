@@ -106,6 +106,27 @@ impl WritePlan {
         encoded.map(|()| files)
     }
 
+    /// Whether rows need neither partitions nor an order.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.spec.fields().is_empty() && self.sort.is_empty()
+    }
+
+    /// Fits, encodes and syncs rows as they come, for a plan that [is plain](Self::is_plain). Removes what it wrote if
+    /// it errs.
+    pub(crate) fn run_as_they_come(
+        &self,
+        rows: impl Iterator<Item = RecordBatch>,
+    ) -> Result<Vec<EncodedFile>, LakeError> {
+        let fit = |batch: RecordBatch| align::align(&batch, &self.arrow).map_err(|message| self.misfit(message));
+        let batches = Box::new(rows.filter(|batch| batch.num_rows() > 0).map(fit));
+        let mut files: Vec<EncodedFile> = Vec::new();
+        let encoded = encode::encode_run(self, Run { partition: Struct::empty(), batches }, &mut files);
+        if encoded.is_err() {
+            files.iter().for_each(|f| Sink::abandon(f.data_file.file_path()));
+        }
+        encoded.map(|()| files)
+    }
+
     fn encode_runs(&self, aligned: &[RecordBatch], files: &mut Vec<EncodedFile>) -> Result<(), LakeError> {
         if aligned.is_empty() {
             return Ok(());

@@ -12,6 +12,7 @@ use lakegate_env::SeededRandom;
 use lakegate_model::{Column, ColumnSource, ColumnType, Contract, PartitionField, SortField, TableName, Transform};
 
 use crate::lake::Lake;
+use crate::options::{LakeOptions, Offload};
 use crate::scan::{Condition, Op, Scalar, ScanRequest};
 use crate::table::LakeTable;
 use crate::test_support::{
@@ -361,4 +362,53 @@ fn s46_a_location_outside_the_warehouse_is_refused() {
     for location in bad {
         assert!(warehouse.check(&location).is_err(), "{location:?} was let in");
     }
+}
+
+#[tokio::test]
+async fn rows_that_are_written_as_they_come_are_those_that_came_and_a_misfit_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let warehouse = Warehouse::open_folder(folder.path()).unwrap();
+    let catalog = MemoryCatalog::new(warehouse.clone(), Arc::new(SeededRandom::new(3)));
+    let options =
+        LakeOptions { offload: Offload::BlockingThreads, ..options(&warehouse, Arc::new(catalog), writer(1, 1), 1) };
+    let lake = Lake::open(options);
+    let table = lake.open_table(&TableName::new("acme", "types").unwrap(), &every_type()).await.unwrap();
+    assert!(table.takes_rows_as_they_come());
+    let sorted = lake.open_table(&TableName::new("acme", "sorted").unwrap(), &contract()).await.unwrap();
+    assert!(!sorted.takes_rows_as_they_come());
+
+    let some = one_of_every_type();
+    let misfit = RecordBatch::try_from_iter([("other", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    let error = table.write_as_they_come(vec![some.clone(), misfit].into_iter()).await.unwrap_err();
+    assert!(error.to_string().contains("other"), "{error}");
+    let data = |folder: &std::path::Path| {
+        let mut folders = vec![folder.to_owned()];
+        let mut found = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                match entry.file_type().unwrap().is_dir() {
+                    true => folders.push(entry.path()),
+                    false => found += usize::from(entry.path().extension().is_some_and(|name| name == "parquet")),
+                }
+            }
+        }
+        found
+    };
+    assert_eq!(data(folder.path()), 0);
+
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let writing = tokio::spawn(async move { table.write_as_they_come(receiver.into_iter()).await.map(|f| (table, f)) });
+    for _ in 0..3 {
+        sender.send(some.clone()).unwrap();
+        sender.send(some.slice(0, 0)).unwrap();
+    }
+    drop(sender);
+    let (table, files) = writing.await.unwrap().unwrap();
+    assert_eq!((files.len(), files[0].rows(), data(folder.path())), (1, 9, 1));
+    table.commit(commit_of(files, 0, 9)).await.unwrap();
+    let back = read(&table.view(), ScanRequest::default()).await;
+    let back = arrow::compute::concat_batches(&back[0].schema(), &back).unwrap();
+    let wanted = arrow::compute::concat_batches(&some.schema(), &[some.clone(), some.clone(), some.clone()]).unwrap();
+    assert_eq!(shown(&back), shown(&wanted));
+    assert!(table.write_as_they_come(std::iter::empty()).await.unwrap().is_empty());
 }

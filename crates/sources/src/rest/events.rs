@@ -73,6 +73,7 @@ where
     let packing = Packing::of(headers)?;
     let mut charge = Charge::new(&rest.budget);
     let body = Incoming::new(request.into_body(), &rest.limits).whole(packing, &rest.limits, &mut charge).await?;
+    rest.intake.check_early(caller.principal.as_deref(), body.len()).map_err(Refusal::of)?;
     Ok((body, charge, sent))
 }
 

@@ -1,5 +1,5 @@
-//! Two tenants: one that sends a little at a steady rate, alone and beside one that floods. The flood is a process of its
-//! own, and so is the server.
+//! Two tenants: one that sends a little at a steady rate, alone and beside one that floods, a hundred times over its quota.
+//! The flood is a process of its own, and so is the server.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -31,9 +31,10 @@ pub(crate) struct FairArgs {
     /// Events of each of its requests
     #[arg(long, default_value_t = 1000)]
     flood_batch: usize,
-    /// Requests a second of it; without it as many as are answered
-    #[arg(long)]
-    flood_rate: Option<f64>,
+    /// Events a second that the flooding tenant may send; it sends a hundred times as many. 0: it may send what it can,
+    /// and does
+    #[arg(long, default_value_t = 2000)]
+    quota: u32,
 }
 
 /// Runs it.
@@ -67,7 +68,8 @@ struct Round {
 async fn one_round(args: &FairArgs, alone_first: bool) -> Result<Round, Failure> {
     let [quiet, noisy] = [NewKey::generate(&SystemRandom), NewKey::generate(&SystemRandom)];
     let key = |key: &NewKey, tenant: &str| json!({ "id": key.id, "hash": key.hash(), "tenant": tenant, "permissions": ["write", "read", "operator"] });
-    let settings = json!({ "auth": { "mode": "required", "api_keys": [key(&quiet, "quiet"), key(&noisy, "noisy")] } });
+    let rates = json!({ "tenants": { "noisy": { "records_per_second": args.quota } } });
+    let settings = json!({ "limits": { "rates": rates }, "auth": { "mode": "required", "api_keys": [key(&quiet, "quiet"), key(&noisy, "noisy")] } });
     let server = Server::start(&args.place.dir, &settings).await?;
     let load = || Load {
         address: server.address(),
@@ -77,7 +79,7 @@ async fn one_round(args: &FairArgs, alone_first: bool) -> Result<Round, Failure>
         rate: Some(args.rate),
         seconds: args.place.seconds,
         run: super::unique(),
-        patient: false,
+        patience: None,
     };
     // Tables and memory that are touched for the first time are not part of it.
     http_load::run(Load { seconds: 1.0, ..load() }).await?;
@@ -107,8 +109,9 @@ fn flood(args: &FairArgs, server: &Server, key: &NewKey) -> Result<tokio::proces
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.args(["bench", "http", "--json", "--patient", "--url", &server.address()]);
     command.args(["--connections", &args.flood_connections.to_string(), "--batch", &args.flood_batch.to_string()]);
-    if let Some(rate) = args.flood_rate {
-        command.args(["--rate", &rate.to_string()]);
+    if args.quota > 0 {
+        let rate = f64::from(args.quota) * 100.0 / real(args.flood_batch.max(1) as u64);
+        command.args(["--insist", "--rate", &rate.to_string()]);
     }
     let seconds = args.place.seconds + 2.0 * RISE.as_secs_f64();
     command.args(["--seconds", &seconds.to_string()]).env("LAKEGATE_TOKEN", &key.key).kill_on_drop(true);

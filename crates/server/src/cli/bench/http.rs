@@ -1,6 +1,8 @@
 //! Cart events over HTTP: single ones beside an empty hyper server, batches beside the reading of their JSON, or
 //! answers at a steady rate.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
 
@@ -36,6 +38,9 @@ pub(crate) struct HttpArgs {
     /// Come back after answers of 429 and 503
     #[arg(long, hide = true)]
     patient: bool,
+    /// Do not wait before that
+    #[arg(long, hide = true, requires = "patient")]
+    insist: bool,
     /// The figures as JSON, of a server that runs
     #[arg(long, requires = "url")]
     json: bool,
@@ -51,7 +56,7 @@ impl HttpArgs {
             rate: self.rate,
             seconds: self.place.seconds,
             run: super::unique(),
-            patient: self.patient,
+            patience: self.patient.then_some(if self.insist { Duration::ZERO } else { http_load::PATIENCE }),
         }
     }
 }

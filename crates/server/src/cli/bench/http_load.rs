@@ -17,6 +17,9 @@ const REQUESTS: usize = 8;
 /// The largest answer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// How long a patient client waits after a refusal.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
@@ -31,8 +34,8 @@ pub(crate) struct Load {
     pub(crate) seconds: f64,
     /// Tells the ids of this load from those of others.
     pub(crate) run: u64,
-    /// Whether a refusal for rate or room is waited out rather than the end.
-    pub(crate) patient: bool,
+    /// How long a refusal for rate or room is waited out; none: it is the end.
+    pub(crate) patience: Option<Duration>,
 }
 
 /// What came of it.
@@ -134,11 +137,13 @@ async fn one_connection(
                 sent.events += template.events() as u64;
                 sent.us.push(u64::try_from(began.elapsed().as_micros())?);
             }
-            429 | 503 if load.patient => {
-                sent.refused += 1;
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            status => return Err(format!("answered {status}: {}", answer.text()).into()),
+            status => match load.patience.filter(|_| matches!(status, 429 | 503)) {
+                Some(pause) => {
+                    sent.refused += 1;
+                    tokio::time::sleep(pause).await;
+                }
+                None => return Err(format!("answered {status}: {}", answer.text()).into()),
+            },
         }
     }
 }

@@ -118,7 +118,7 @@ fn load(args: &SinksArgs, server: &Server) -> Load {
         rate: None,
         seconds: args.place.seconds,
         run: super::unique(),
-        patient: true,
+        patience: Some(http_load::PATIENCE),
     }
 }
 

@@ -202,7 +202,7 @@ async fn idle(args: &WsArgs, sockets: usize) -> Result<(), Failure> {
         rate: Some(args.beside),
         seconds: args.place.seconds,
         run,
-        patient: false,
+        patience: None,
     };
     // What the first sockets touch is not the idle ones'.
     drop(open_sockets(&server.address(), OPENING).await?);
