@@ -10,6 +10,8 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use lakegate_model::{ColumnType, Contract};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::nested::{NestedBuilder, nested_type};
 
@@ -30,6 +32,8 @@ pub enum Value<'a> {
     Text(&'a str),
     /// The same, where the bytes had to be unescaped or the text was made.
     Owned(Box<str>),
+    /// For string columns: an id, which becomes its text where it lies.
+    Id(Uuid),
     /// For binary columns.
     Bytes(&'a [u8]),
     /// The same, where the bytes had to be decoded.
@@ -47,6 +51,7 @@ impl Value<'_> {
         match self {
             Self::Text(text) => text.len(),
             Self::Owned(text) => text.len(),
+            Self::Id(_) => Hyphenated::LENGTH,
             Self::Bytes(bytes) => bytes.len(),
             Self::OwnedBytes(bytes) => bytes.len(),
             Self::Map(entries) => entries.iter().map(|(k, v)| k.len() + v.len()).sum(),
@@ -158,6 +163,7 @@ impl ColumnBuilder {
         match (self, value) {
             (Self::Text(b), Value::Text(v)) => b.append_value(v),
             (Self::Text(b), Value::Owned(v)) => b.append_value(v),
+            (Self::Text(b), Value::Id(v)) => b.append_value(v.hyphenated().encode_lower(&mut Uuid::encode_buffer())),
             (Self::Text(b), _) => b.append_null(),
             (Self::Long(b), Value::Long(v)) => b.append_value(*v),
             (Self::Long(b), _) => b.append_null(),

@@ -319,6 +319,7 @@ fn owned(value: Value<'_>) -> Value<'static> {
         Value::Decimal(value) => Value::Decimal(value),
         Value::Text(text) => Value::Owned(text.into()),
         Value::Owned(text) => Value::Owned(text),
+        Value::Id(id) => Value::Id(id),
         Value::Bytes(bytes) => Value::OwnedBytes(bytes.into()),
         Value::OwnedBytes(bytes) => Value::OwnedBytes(bytes),
         Value::Map(entries) => {

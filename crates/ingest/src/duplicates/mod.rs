@@ -51,6 +51,7 @@ fn put_value(value: &Value<'_>, out: &mut Vec<u8>) {
         Value::Decimal(value) => put(4, &value.to_le_bytes()),
         Value::Text(text) => put(5, text.as_bytes()),
         Value::Owned(text) => put(5, text.as_bytes()),
+        Value::Id(id) => put(5, id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).as_bytes()),
         Value::Bytes(bytes) => put(6, bytes),
         Value::OwnedBytes(bytes) => put(6, bytes),
         Value::Map(entries) => entries.iter().for_each(|(key, value)| {
@@ -75,5 +76,8 @@ mod tests {
         assert_ne!(key("ab", "c"), key("a", "bc"));
         assert_eq!(key("ab", "c"), key("ab", "c"));
         assert_eq!(key_of(&[Value::Null], &[0], &mut Vec::new()), None);
+        let id = uuid::Uuid::from_u128(7);
+        let mut own = |value| key_of(&[value], &[0], &mut scratch);
+        assert_eq!(own(Value::Id(id)), own(Value::Owned(id.to_string().into())));
     }
 }

@@ -149,6 +149,9 @@ impl Shaper {
         let mut rescued = Vec::new();
         for (slot, column) in self.contract.columns.iter().enumerate() {
             let mut value = match &column.source {
+                ColumnSource::Envelope(Field::EventId) if envelope.event_id.is_empty() && self.is_plain(slot) => {
+                    Value::Id(context.assigned_id)
+                }
                 ColumnSource::Envelope(field) => parts.envelope_value(*field, column.column_type)?,
                 ColumnSource::Path(_) => match found.slots.get(slot).copied().flatten() {
                     Some(raw) => match self.leaf(slot, column, raw) {
@@ -176,6 +179,11 @@ impl Shaper {
         }
         context.marks = marks;
         Ok(())
+    }
+
+    /// Whether nothing looks at the column's values before they are stored.
+    fn is_plain(&self, slot: usize) -> bool {
+        self.slot_rules(slot).is_none()
     }
 
     #[inline]

@@ -78,7 +78,8 @@ impl SlotRules {
 fn scalar<'v>(value: &'v Value<'_>, column_type: ColumnType) -> Option<Scalar<'v>> {
     let text = |text: &'v str| if column_type == ColumnType::Json { Scalar::Json(text) } else { Scalar::Text(text) };
     Some(match value {
-        Value::Null => return None,
+        // An id of ours stands only where nothing is asked of it.
+        Value::Null | Value::Id(_) => return None,
         Value::Boolean(value) => Scalar::Boolean(*value),
         Value::Long(value) => Scalar::Long(*value),
         Value::Double(value) => Scalar::Double(*value),
