@@ -43,7 +43,7 @@ pub(crate) struct SinksArgs {
 pub(crate) async fn run(args: SinksArgs) -> Result<(), Failure> {
     report::heading("sinks, routes and feeds");
     let (mut rows, mut row_ns, mut stored) = (vec![], vec![], vec![]);
-    let (mut routes, mut route_ns) = (vec![], vec![]);
+    let (mut routes, mut route_ns, mut slowed, mut ingest_slowed) = (vec![], vec![], vec![], vec![]);
     let (mut seen, mut seen_p99, mut fed, mut fed_p99, mut added) = (vec![], vec![], vec![], vec![], vec![]);
     for number in 0..args.place.rounds {
         report::progress(&format!("round {} of {}", number + 1, args.place.rounds));
@@ -61,9 +61,17 @@ pub(crate) async fn run(args: SinksArgs) -> Result<(), Failure> {
             stored.push(drained.per_second);
         }
         let empty = Empty::start()?;
-        let drained = drain(&args, &route(&empty.address, args.connections), args.place.seconds / 10.0).await?;
+        // Connections to it are taken by the system, and nobody ever answers.
+        let hangs = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let silent = hangs.local_addr()?.to_string();
+        let seconds = args.place.seconds / 10.0;
+        let drained = drain(&args, &routes_to(&args, &[("c", &empty.address)]), seconds).await?;
+        let both = routes_to(&args, &[("c", &empty.address), ("d", &silent)]);
+        let beside = drain(&args, &both, seconds).await?;
         routes.push(drained.per_second);
         route_ns.push(drained.cpu_ns);
+        slowed.push(beside.per_second / drained.per_second);
+        ingest_slowed.push(beside.ingested / drained.ingested);
         let (mut visible, mut feed) = latencies_of(&args).await?;
         let (half, most, _) = latencies(&mut visible);
         seen.push(real(half));
@@ -82,6 +90,8 @@ pub(crate) async fn run(args: SinksArgs) -> Result<(), Failure> {
     }
     report::line(&format!("route, requests/s over {} (aim 5,000)", args.connections), &Spread::of(&routes).to_string());
     report::line("  server CPU, ns a request", &Spread::of(&route_ns).to_string());
+    report::line("route beside one that hangs / alone (aim 0.9)", &Spread::of(&slowed).to_string());
+    report::line("  events taken beside it / alone (aim 0.9)", &Spread::of(&ingest_slowed).to_string());
     report::line("event sent to insert, p50, µs (aim 5,000)", &Spread::of(&seen).to_string());
     report::line("  p99, µs", &Spread::of(&seen_p99).to_string());
     report::line("answer to feed, p50, µs", &Spread::of(&fed).to_string());
@@ -95,12 +105,16 @@ fn table(url: &str) -> Value {
     json!({ "sinks": { "c": { "from": { "streams": ["events"] }, "batch": { "wait": "0s" }, "clickhouse": clickhouse } } })
 }
 
-fn route(address: &str, connections: usize) -> Value {
-    let port = address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+fn routes_to(args: &SinksArgs, services: &[(&str, &str)]) -> Value {
+    let port = |address: &str| address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    let route = |(name, address): &(&str, &str)| {
+        json!({ "name": name, "from": { "streams": ["events"] }, "url": format!("http://{address}/take"),
+                "order_key": ["session_id"], "concurrency": args.connections })
+    };
+    let ports: Vec<_> = services.iter().map(|(_, address)| port(address)).collect();
     json!({
-        "routes": [{ "name": "c", "from": { "streams": ["events"] }, "url": format!("http://{address}/take"),
-                     "order_key": ["session_id"], "concurrency": connections }],
-        "limits": { "downstream": { "hosts": [{ "host": "127.0.0.1", "ports": [port], "allow_private": true }] } },
+        "routes": services.iter().map(route).collect::<Vec<_>>(),
+        "limits": { "downstream": { "hosts": [{ "host": "127.0.0.1", "ports": ports, "allow_private": true }] } },
     })
 }
 
@@ -145,6 +159,8 @@ struct Drained {
     events: u64,
     per_second: f64,
     cpu_ns: f64,
+    /// Events a second that were taken meanwhile, before the consumer was let go.
+    ingested: f64,
 }
 
 /// Lets events gather, then lets the consumer go.
@@ -162,7 +178,8 @@ async fn drain(args: &SinksArgs, settings: &Value, seconds: f64) -> Result<Drain
     let cpu = server.cpu_ns()? - before;
     server.end().await?;
     let events = real(sent.events.max(1));
-    Ok(Drained { events: warm.events + sent.events, per_second: events / took, cpu_ns: real(cpu) / events })
+    let (ingested, cpu_ns) = (events / sent.seconds, real(cpu) / events);
+    Ok(Drained { events: warm.events + sent.events, per_second: events / took, cpu_ns, ingested })
 }
 
 /// The server's processor time for an event at a steady rate.
