@@ -5,10 +5,13 @@
 
 mod ipc;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, MutableArrayData, RecordBatch, RecordBatchOptions, make_array};
+use arrow::array::{
+    Array, ArrayData, ArrayRef, BooleanArray, MutableArrayData, RecordBatch, RecordBatchOptions, make_array,
+};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -30,7 +33,7 @@ use crate::wire::{BatchRequest, RecordKind};
 
 /// The most bytes of a row's text in its dead letter.
 const LETTER_BYTES: usize = 1 << 20;
-/// A column is copied off the request's bytes unless it takes up this share of what it holds on to.
+/// Rows are copied off the request's bytes unless they take up this share, one in so many, of what they hold on to.
 const OWN_SHARE: usize = 2;
 
 /// Rows in columns, read and checked.
@@ -193,9 +196,30 @@ fn one_of(stream: &Stream, parts: Vec<RecordBatch>) -> Result<Option<RecordBatch
     if rows.num_rows() == 0 {
         return Ok(None);
     }
+    if holds_little_else(&rows) {
+        return Ok(Some(rows));
+    }
     let columns = rows.columns().iter().map(own).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(rows.schema(), columns, &options).map(Some)
+}
+
+/// Whether the rows take up their share of what they hold on to, which columns of one request have in common.
+fn holds_little_else(rows: &RecordBatch) -> bool {
+    fn note(data: &ArrayData, held: &mut BTreeMap<NonNull<u8>, usize>) {
+        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        for buffer in data.buffers().iter().chain(nulls) {
+            held.insert(buffer.data_ptr(), buffer.capacity());
+        }
+        data.child_data().iter().for_each(|child| note(child, held));
+    }
+    let (mut held, mut needed) = (BTreeMap::new(), 0);
+    for column in rows.columns() {
+        let data = column.to_data();
+        needed += data.get_slice_memory_size().unwrap_or(0);
+        note(&data, &mut held);
+    }
+    held.values().sum::<usize>() <= needed * OWN_SHARE
 }
 
 fn own(array: &ArrayRef) -> ArrayRef {

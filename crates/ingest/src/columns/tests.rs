@@ -152,3 +152,17 @@ async fn a_table_is_made_written_to_dropped_and_made_again_and_old_rows_stay_awa
     assert_eq!(contract.columns.len(), 2);
     opened.close();
 }
+
+#[test]
+fn columns_that_share_a_request_are_not_copied_off_it_and_a_small_part_of_one_is() {
+    let shared = arrow::buffer::Buffer::from(vec![0u8; 16_000]);
+    let part = |first, count| {
+        let values = arrow::buffer::ScalarBuffer::new(shared.clone(), first, count);
+        Arc::new(Int64Array::new(values, None)) as ArrayRef
+    };
+    let halves = RecordBatch::try_from_iter([("a", part(0, 1000)), ("b", part(1000, 1000))]).unwrap();
+    assert!(holds_little_else(&halves));
+    let little = RecordBatch::try_from_iter([("a", part(0, 100)), ("b", part(1000, 100))]).unwrap();
+    assert!(!holds_little_else(&little));
+    assert_eq!(own(little.column(0)).get_buffer_memory_size(), 832);
+}

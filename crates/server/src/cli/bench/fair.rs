@@ -106,7 +106,9 @@ async fn one_round(args: &FairArgs, alone_first: bool) -> Result<Round, Failure>
 
 /// The other tenant's load, as a process that outlasts the measurement a little.
 fn flood(args: &FairArgs, server: &Server, key: &NewKey) -> Result<tokio::process::Child, Failure> {
-    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    // It would have a machine of its own: here it runs behind the server and the quiet client.
+    let mut command = tokio::process::Command::new("nice");
+    command.args(["-n", "10"]).arg(std::env::current_exe()?);
     command.args(["bench", "http", "--json", "--patient", "--url", &server.address()]);
     command.args(["--connections", &args.flood_connections.to_string(), "--batch", &args.flood_batch.to_string()]);
     if args.quota > 0 {

@@ -66,12 +66,13 @@ pub(crate) async fn run(args: SinksArgs) -> Result<(), Failure> {
         let silent = hangs.local_addr()?.to_string();
         let seconds = args.place.seconds / 10.0;
         let drained = drain(&args, &routes_to(&args, &[("c", &empty.address)]), seconds).await?;
-        let both = routes_to(&args, &[("c", &empty.address), ("d", &silent)]);
-        let beside = drain(&args, &both, seconds).await?;
+        let both = |other: &str| routes_to(&args, &[("c", &empty.address), ("d", other)]);
+        let well = drain(&args, &both(&empty.address), seconds).await?;
+        let beside = drain(&args, &both(&silent), seconds).await?;
         routes.push(drained.per_second);
         route_ns.push(drained.cpu_ns);
-        slowed.push(beside.per_second / drained.per_second);
-        ingest_slowed.push(beside.ingested / drained.ingested);
+        slowed.push(beside.per_second / well.per_second);
+        ingest_slowed.push(beside.ingested / well.ingested);
         let (mut visible, mut feed) = latencies_of(&args).await?;
         let (half, most, _) = latencies(&mut visible);
         seen.push(real(half));
@@ -80,7 +81,10 @@ pub(crate) async fn run(args: SinksArgs) -> Result<(), Failure> {
         fed.push(real(half));
         fed_p99.push(real(most));
         let alone = cost(&args, &json!({})).await?;
-        let beside = cost(&args, &table(&discard.url)).await?;
+        let mut usual = table(&discard.url);
+        // Batches wait as long as they do unless somebody asks for less.
+        usual.pointer_mut("/sinks/c").and_then(Value::as_object_mut).map(|sink| sink.remove("batch"));
+        let beside = cost(&args, &usual).await?;
         added.push((beside / alone - 1.0) * 100.0);
     }
     report::line("ClickHouse sink, rows/s (aim 300,000)", &Spread::of(&rows).to_string());
@@ -90,8 +94,8 @@ pub(crate) async fn run(args: SinksArgs) -> Result<(), Failure> {
     }
     report::line(&format!("route, requests/s over {} (aim 5,000)", args.connections), &Spread::of(&routes).to_string());
     report::line("  server CPU, ns a request", &Spread::of(&route_ns).to_string());
-    report::line("route beside one that hangs / alone (aim 0.9)", &Spread::of(&slowed).to_string());
-    report::line("  events taken beside it / alone (aim 0.9)", &Spread::of(&ingest_slowed).to_string());
+    report::line("route beside one that hangs / is well (aim 0.9)", &Spread::of(&slowed).to_string());
+    report::line("  events taken meanwhile, likewise (aim 0.9)", &Spread::of(&ingest_slowed).to_string());
     report::line("event sent to insert, p50, µs (aim 5,000)", &Spread::of(&seen).to_string());
     report::line("  p99, µs", &Spread::of(&seen_p99).to_string());
     report::line("answer to feed, p50, µs", &Spread::of(&fed).to_string());
