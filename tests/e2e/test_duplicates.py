@@ -146,7 +146,7 @@ class Redis:
         arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(["redis-server", *arguments], stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout == b"PONG\n":
                 return self

@@ -17,6 +17,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine;
 use lakegate_model::{ColumnSource, ColumnType, Contract, Field, StreamKey};
 use serde_json::{Map, Number, Value};
+use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Rows of one stream that came together.
@@ -138,7 +139,7 @@ impl Rows {
                 put(&mut hash, &self.number(row).to_le_bytes());
             }
             columns.iter().for_each(|column| column.put(&mut hash, row));
-            format!("{:032x}", hash.digest128())
+            Uuid::from_u128(hash.digest128()).simple().encode_lower(&mut Uuid::encode_buffer()).to_owned()
         };
         (0..self.len()).map(key).collect()
     }
@@ -372,6 +373,7 @@ pub(crate) mod tests {
         let other = Rows { place: "file/x".into(), received_us: 9, ..rows(&[("b", 7, "{}")]) };
         assert_eq!(one.keys()[1], other.keys()[0]);
         assert_ne!(one.keys()[0], one.keys()[1]);
+        assert!(one.keys()[0].len() == 32 && u128::from_str_radix(&one.keys()[0], 16).is_ok());
         let bare = |place: &str, numbers| {
             let rows = rows(&[("a", 1, "{}"), ("a", 1, "{}")]);
             let contract = Contract { event_key: Vec::new(), ..(*rows.contract).clone() };

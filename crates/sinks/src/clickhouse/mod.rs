@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use url::Url;
 
@@ -30,6 +31,9 @@ use table::{Features, Table};
 
 /// Of an error's text, so much is shown.
 const SHOWN_CHARS_MAX: usize = 500;
+
+/// So much memory is kept from one insert to the next.
+const ROOM_BYTES_MAX: usize = 64 << 20;
 
 /// Codes of errors that lie in the rows of an insert (ErrorCodes.cpp): what cannot be parsed or converted (6, 26, 27, 38,
 /// 41, 70, 72, 117, 131), what is out of range (69, 321, 407), a null where none may be (349), an element that is not of
@@ -77,6 +81,8 @@ pub(crate) struct ClickHouse {
     client: Client,
     features: Option<Features>,
     tables: HashMap<String, Table>,
+    /// Memory of the insert before: memory that is touched for the first time costs more than what is written into it.
+    room: Vec<u8>,
 }
 
 impl ClickHouse {
@@ -88,7 +94,7 @@ impl ClickHouse {
             .user_agent(concat!("lakegate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Self { settings, client, features: None, tables: HashMap::new() })
+        Ok(Self { settings, client, features: None, tables: HashMap::new(), room: Vec::new() })
     }
 
     /// Inserts a batch, of which `token` tells the place. Returns the rows that were refused for themselves.
@@ -150,22 +156,40 @@ impl ClickHouse {
         }
         let mut refused = Vec::new();
         for (at, (columns, group)) in groups.iter().enumerate() {
-            let mut encoded = Encoded::default();
+            let mut encoded = Encoded { bytes: std::mem::take(&mut self.room), ..Encoded::default() };
             for (first, rows) in group {
                 refused.extend(encode::encode(rows, *first, columns, &table, &mut encoded)?);
             }
             let list: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
             let statement = format!("INSERT INTO {} ({}) FORMAT RowBinary", self.place(name), list.join(", "));
             let token = features.tokens.then(|| format!("{token}-{name}-{at}"));
-            refused.extend(self.put(&statement, encoded, token.as_deref()).await?);
+            let bytes = Bytes::from(std::mem::take(&mut encoded.bytes));
+            refused.extend(self.put(&statement, &bytes, &encoded, token.as_deref()).await?);
+            self.keep_room(bytes);
         }
         self.tables.insert(name.to_owned(), table);
         Ok(refused)
     }
 
+    /// Keeps the memory of an insert for the next one, if the connection has let it go.
+    fn keep_room(&mut self, bytes: Bytes) {
+        if let Ok(mut bytes) = bytes.try_into_mut()
+            && bytes.capacity() <= ROOM_BYTES_MAX
+        {
+            bytes.clear();
+            self.room = bytes.into();
+        }
+    }
+
     /// Inserts rows, and where the server refuses them for what they are, all but those.
-    async fn put(&self, statement: &str, rows: Encoded, token: Option<&str>) -> Result<Vec<Refused>, String> {
-        let (bytes, all) = (bytes::Bytes::from(rows.bytes), rows.ends.len());
+    async fn put(
+        &self,
+        statement: &str,
+        bytes: &Bytes,
+        rows: &Encoded,
+        token: Option<&str>,
+    ) -> Result<Vec<Refused>, String> {
+        let all = rows.ends.len();
         let end_of = |row: usize| row.checked_sub(1).and_then(|row| rows.ends.get(row)).copied().unwrap_or(0);
         let (mut refused, mut taken) = (Vec::new(), 0);
         // The last is the next: rows go in in their order.
