@@ -171,7 +171,7 @@ def redis(tmp_path):
 
 
 def sharing(redis, **more):
-    return {"streams": STREAMS, "duplicates": {"redis": {"url": redis.url, "claim": "10s", **more}}}
+    return {"streams": STREAMS, "duplicates": {"redis": {"url": redis.url, **more}}}
 
 
 def test_f50_two_instances_store_a_key_once_and_a_request_once(make_server, stubs, redis):
@@ -278,6 +278,47 @@ def test_f64_a_crash_between_append_and_confirmation_is_confirmed_by_the_replay(
     assert count(one, "orders") == 1
 
 
+@pytest.mark.parametrize(("crash", "stored_by"), [("ingest.before_confirm", 1), ("ingest.before_append", 2)])
+def test_f64_what_a_crashed_instance_claimed_is_nobodys_until_it_is_back_and_tells(make_server, stubs, redis, crash, stored_by):
+    one = make_server(sharing(redis), "one").start(LAKEGATE_FAILPOINTS=f"{crash}=kill")
+    two = make_server(sharing(redis, wait="300ms"), "two").start()
+    request = batch(stubs, "orders", [("a", {"n": 1}), ("b", {"n": 1})], "named")
+    with pytest.raises(grpc.RpcError):
+        one.client().IngestBatch(request, timeout=20)
+    one.process.wait(20)
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError) as refused:
+            two.client().IngestBatch(request, timeout=20)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert two.client().IngestBatch(batch(stubs, "orders", [("c", {"n": 1})])).accepted == 1, "other keys are not held up"
+    one.start()
+    answers = [server.client().IngestBatch(request, timeout=20) for server in (two, one)]
+    assert answers[0] == answers[1] and answers[0].accepted == 2, "the same request, the same answer"
+    assert (count(one, "orders"), count(two, "orders")) == ((2, 1) if stored_by == 1 else (0, 3))
+
+
+def test_f64_claims_outlast_a_redis_that_is_away_between_append_and_confirmation(make_server, stubs, redis):
+    one = make_server(sharing(redis, timeout="300ms"), "one").start(LAKEGATE_FAILPOINTS="ingest.before_confirm=sleep:2000")
+    two = make_server(sharing(redis, wait="300ms", timeout="300ms"), "two").start()
+    request = batch(stubs, "orders", [("a", {"n": 1})])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(one.client().IngestBatch, request, timeout=30)
+        deadline = time.monotonic() + 20
+        while "accepted" not in str(audit(one).get("orders")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        redis.kill()
+        assert first.result().accepted == 1, "it is stored, whoever knows of it"
+    redis.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            assert two.client().IngestBatch(request).duplicates == 1
+            break
+        except grpc.RpcError as refused:
+            assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (count(one, "orders"), count(two, "orders")) == (1, 0)
+
+
 def test_while_redis_is_away_requests_wait_or_are_taken_and_marked(make_server, stubs, redis):
     waits = make_server(sharing(redis, wait="300ms", timeout="200ms"), "waits").start()
     takes = make_server(sharing(redis, when_away="accept_and_mark", timeout="200ms"), "takes").start()
@@ -291,7 +332,7 @@ def test_while_redis_is_away_requests_wait_or_are_taken_and_marked(make_server, 
     assert takes.client().IngestBatch(request).duplicates == 1
     redis.start()
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and b"k" not in subprocess.run(
+    while time.monotonic() < deadline and b"lakegate:k" not in subprocess.run(
         ["redis-cli", "-p", str(redis.port), "keys", "*"], capture_output=True
     ).stdout:
         time.sleep(0.05)

@@ -225,7 +225,7 @@ impl Gate {
             windows.remember(entry.stream, entry.key, entry.received_us);
         }
         let answers = open_answers(&disk, &settings, &requests).map_err(GateOpenError::Keys)?;
-        let open_shared = |shared| SharedWindow::open(shared, clock.clone(), random.clone());
+        let open_shared = |shared| SharedWindow::open(shared, log.id(), clock.clone(), random.clone());
         let shared = settings.duplicates.shared.clone().map(open_shared).transpose().map_err(GateOpenError::Shared)?;
         if let Some(shared) = &shared {
             let window_ms = u64::try_from(settings.longest_window_us / 1000).unwrap_or(u64::MAX);
@@ -439,7 +439,7 @@ impl Inner {
 
     async fn confirm_waiting(&self) {
         if let Some(shared) = &self.shared {
-            shared.confirm_backlog().await;
+            shared.tell_waiting().await;
         }
     }
 

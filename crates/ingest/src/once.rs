@@ -6,7 +6,7 @@ use lakegate_model::{ReasonCode, RecordError, Refusal, Tally, Verdict};
 
 use crate::api::{SubmissionOutcome, SubmitError};
 use crate::batch::{ERRORS_LISTED_MAX, Shaped};
-use crate::duplicates::{CONTENT_BITS, Claim, ClaimError, Met, stream_hash};
+use crate::duplicates::{CONTENT_BITS, Claim, ClaimError, Doubt, Met, stream_hash};
 use crate::frame::{Exception, ExceptionKind};
 use crate::gate::Inner;
 use crate::requests::{Answered, Kept, content_of, decode_answer, encode_answer, request_key};
@@ -111,14 +111,20 @@ impl Inner {
     }
 
     /// Tells the others that what was claimed is stored.
-    pub(crate) async fn confirm_shared(&self, claim: Claim, own: Option<(OwnId, &SubmissionOutcome)>, now_us: i64) {
+    pub(crate) async fn confirm_shared(
+        &self,
+        claim: Claim,
+        doubt: Option<Doubt>,
+        own: Option<(OwnId, &SubmissionOutcome)>,
+        now_us: i64,
+    ) {
         let Some(shared) = self.shared.as_ref().filter(|_| !claim.claimed.is_empty()) else { return };
         let request = own.map(|(own, outcome)| {
             let answered = Answered { owner: own.owner, content: own.content, answer: encode_answer(outcome) };
             let kept = Kept { answered, position: outcome.position, received_us: now_us };
             shared.request_key(own.key, &kept, self.requests.window_us())
         });
-        shared.confirm(claim.into_confirmed(request)).await;
+        shared.confirm(claim.into_confirmed(request), doubt).await;
     }
 
     /// Tells the others that what was claimed is not stored.

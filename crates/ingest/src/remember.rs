@@ -118,7 +118,7 @@ fn kept_of(header: &FrameHeader, next_offset: u64) -> Option<(u128, Kept)> {
 impl Inner {
     /// Remembers what a frame of the log says. Where others share the window, they are told again: a crash may have come
     /// between append and confirmation.
-    pub(crate) fn remember(&self, header: &FrameHeader, next_offset: u64) {
+    pub(crate) fn remember(&self, header: &FrameHeader, first_offset: u64, next_offset: u64) {
         if let Some(shared) = &self.shared {
             let window_ms = u64::try_from(self.settings.longest_window_us / 1000).unwrap_or(u64::MAX);
             let keys = header.streams.iter().flat_map(|stream| {
@@ -127,7 +127,9 @@ impl Inner {
             });
             let own = kept_of(header, next_offset);
             let own = own.map(|(key, kept)| shared.request_key(key, &kept, self.requests.window_us()));
-            shared.put_off(keys.chain(own).collect());
+            let keys: Vec<_> = keys.chain(own).collect();
+            let doubt = (!keys.is_empty()).then(|| shared.doubt(first_offset));
+            shared.put_off(keys, doubt);
         }
         if let Some((key, kept)) = kept_of(header, next_offset) {
             self.requests.note(key, kept);

@@ -57,7 +57,7 @@ impl Inner {
                 let mut balance = self.balance.lock();
                 header.streams.iter().for_each(|stream| balance.add(&stream.key, &stream.tally));
             }
-            self.remember(&header, next_offset);
+            self.remember(&header, frame.first_offset, next_offset);
             if header.body != FrameBody::None {
                 let frame = Frame { first_offset: frame.first_offset, next_offset, header, body };
                 replayed.records += self.replay_frame(&frame, &mut lacks).await?;

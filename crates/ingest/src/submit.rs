@@ -12,7 +12,7 @@ use crate::api::{ArrowRows, Submission, SubmissionOutcome, SubmitError, Wire};
 use crate::aside::over_quota;
 use crate::batch::{NotAllowed, Rules, Shaped, shape_batch};
 use crate::columns::{Columns, ColumnsRefused, shape_columns};
-use crate::duplicates::Claim;
+use crate::duplicates::{Claim, Doubt};
 use crate::frame::{Exception, FrameBody, FrameHeader, FrameStream};
 use crate::gate::{Gate, Inner};
 use crate::import::conform::Names;
@@ -113,9 +113,10 @@ impl Inner {
         }
         let now_us = rules.received_us;
         let claim = self.claim_shared(&request, &shaped, batch_id, now_us).await?;
+        hit("ingest.before_append")?;
         let appended = self.append(&asked, &mut shaped, &claim);
         drop((turn, shaped));
-        let Appended { ticket, outcome, own } = match appended {
+        let Appended { ticket, outcome, own, doubt } = match appended {
             Ok(appended) => appended,
             Err(error) => {
                 self.give_up_shared(claim).await;
@@ -126,14 +127,16 @@ impl Inner {
         let is_kept = outcome.accepted + outcome.duplicates + outcome.dead_lettered > 0;
         if is_kept || !claim.claimed.is_empty() {
             ticket.durable().await.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
-            let hit = lakegate_env::hit_failpoint("ingest.before_confirm");
-            hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
-            self.confirm_shared(claim, own.map(|own| (own, &outcome)), now_us).await;
-            let hit = lakegate_env::hit_failpoint("ingest.before_ack");
-            hit.map_err(|error| SubmitError::Unavailable { message: error.to_string() })?;
+            hit("ingest.before_confirm")?;
+            self.confirm_shared(claim, doubt, own.map(|own| (own, &outcome)), now_us).await;
+            hit("ingest.before_ack")?;
         }
         Ok(outcome)
     }
+}
+
+fn hit(failpoint: &str) -> Result<(), SubmitError> {
+    lakegate_env::hit_failpoint(failpoint).map_err(|error| SubmitError::Unavailable { message: error.to_string() })
 }
 
 /// A request's turn among those that are to stay in order.
@@ -145,6 +148,8 @@ pub(crate) struct Appended {
     outcome: SubmissionOutcome,
     /// Its own id, where it is the first of it.
     own: Option<OwnId>,
+    /// Keeps the log until others know of it.
+    doubt: Option<Doubt>,
 }
 
 /// A request, read.
@@ -359,10 +364,12 @@ impl Inner {
                 group.push(guard, span).map_err(|error| self.break_down(&error))?;
             }
         }
+        let shared = self.shared.as_ref().filter(|_| !claim.claimed.is_empty());
+        let doubt = shared.map(|shared| shared.doubt(ticket.first_offset));
         drop(guards);
         self.count(&header.streams, shaped);
         self.streams.windows.keep_within_bound();
-        Ok(Appended { ticket, outcome, own })
+        Ok(Appended { ticket, outcome, own, doubt })
     }
 
     /// Notes what the frame says about duplicates, so that it is kept when the log is trimmed.

@@ -16,7 +16,9 @@ impl Inner {
         let pending = self.streams.units().iter().filter_map(|unit| unit.memtable.first_pending_offset()).min();
         let offset = pending.unwrap_or(durable).min(durable);
         let status = self.log.status();
-        let held = self.holds.oldest().filter(|_| status.bytes < status.quota_bytes / 2);
+        let in_doubt = self.shared.as_ref().and_then(|shared| shared.oldest_doubt());
+        let held =
+            self.holds.oldest().into_iter().chain(in_doubt).min().filter(|_| status.bytes < status.quota_bytes / 2);
         let offset = offset.min(held.unwrap_or(offset));
         let removable = now || status.segments > SEGMENTS_KEPT;
         if offset <= trimmed.offset || !removable {

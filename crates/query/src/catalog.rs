@@ -204,8 +204,11 @@ impl Visible {
             let whole = strsim::normalized_damerau_levenshtein(&asked, &name.to_string());
             whole.max(strsim::normalized_damerau_levenshtein(reference.table(), &name.name))
         };
-        let mut near: Vec<(f64, String)> =
-            names.iter().map(|n| (likeness(n), n.to_string())).filter(|(l, _)| *l >= NEAR).collect();
+        let mut near: Vec<(f64, String)> = names
+            .iter()
+            .map(|n| (likeness(n), n.to_string()))
+            .filter(|(l, name)| *l >= NEAR && *name != asked)
+            .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0));
         let table = asked.chars().take(200).collect();
         QueryError::UnknownTable { table, near: near.into_iter().take(3).map(|(_, name)| name).collect() }

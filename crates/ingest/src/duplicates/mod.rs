@@ -12,7 +12,7 @@ mod windows;
 use lakegate_memtable::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-pub(crate) use shared::{Claim, ClaimError, Importer, SharedWindow};
+pub(crate) use shared::{Claim, ClaimError, Doubt, Importer, SharedWindow};
 pub use shared::{SharedSettings, SharedUrlError, WhenAway};
 pub(crate) use window::{Met, Window};
 pub(crate) use windows::{Windows, stream_hash};

@@ -3,29 +3,36 @@
 //! ```text
 //! <prefix>k<u64 stream hash><96 bits of the event key>   "p" + token: claimed · "c" + u32 content: confirmed
 //! <prefix>r<u128 request key>                            "p" + token: claimed · "c" + u64 content, u64 position, answer
+//! <prefix>i<16 bytes of the instance>                    the number of its life
 //! ```
+//! A token is the instance (its log's id, 16 bytes), its life (16 decimal digits) and 16 bytes that no other claim has.
 //! A request's keys are claimed before its append, all of them or none, by one script in one round trip; confirmed once
-//! the request is durable, in another; given up if the append failed. A claim that nobody confirms expires. While another
-//! instance holds a claim, the request waits for what becomes of it: two requests never wait for each other, for who
-//! waits holds nothing. What a crash left between append and confirmation, the replay confirms. The process's own window
-//! ([`super::window`]) stays the first to be asked: what this instance stored is never stored twice by it, whatever
-//! Redis forgot.
+//! the request is durable, in another; given up if the append failed. While another instance holds a claim, the request
+//! waits for what becomes of it: two requests never wait for each other, for who waits holds nothing. What a crash left
+//! between append and confirmation, the replay confirms; then the instance's next life begins ([`waiting`]), and what it
+//! claimed in an earlier one is void. Only the claims of an instance that stays away end by time: before it ends, nobody
+//! can know what that instance has stored. The process's own window ([`super::window`]) stays the first to be asked:
+//! what this instance stored is never stored twice by it, whatever Redis forgot.
 //!
 //! Promises: with Redis there, and keeping what it confirmed, a key is stored once over all instances. Refuses: to guess
 //! while Redis is away; the setting says whether requests wait then, or are taken and marked.
 
 mod imports;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lakegate_env::{Clock, Random};
+use lakegate_model::LogId;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, Script, TlsCertificates};
 use tokio::time::Instant;
 
+pub(crate) use self::waiting::Doubt;
+use self::waiting::Waiting;
 use super::CONTENT_BITS;
 use crate::requests::{Answered, Kept};
 
@@ -34,14 +41,23 @@ pub(crate) use imports::Importer;
 /// Claims the keys, all or none. Gives what is confirmed, with an empty text for what is now claimed; nothing while
 /// another's claim stands. Where the first key is a request's that was answered, its answer alone.
 const CLAIM: &str = r"
-local token, ttl, request = ARGV[1], ARGV[2], ARGV[3]
-local seen = {}
+local token, ttl, request, instances = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local seen, lives = {}, {}
+local function is_over(claim)
+  if #claim < 33 then return false end
+  local instance = string.sub(claim, 2, 17)
+  if not lives[instance] then lives[instance] = tonumber(redis.call('GET', instances .. instance) or '0') end
+  return tonumber(string.sub(claim, 18, 33)) < lives[instance]
+end
 for from = 1, #KEYS, 4000 do
   local values = redis.call('MGET', unpack(KEYS, from, math.min(from + 3999, #KEYS)))
   for i = 1, #values do
     local value = values[i]
     if request == '1' and from == 1 and i == 1 and value and string.sub(value, 1, 1) == 'c' then return {value} end
-    if value and string.sub(value, 1, 1) == 'p' and value ~= token then return false end
+    if value and string.sub(value, 1, 1) == 'p' and value ~= token then
+      if not is_over(value) then return false end
+      value = false
+    end
     seen[#seen + 1] = value or ''
   end
 end
@@ -51,24 +67,12 @@ end
 return seen
 ";
 
-/// Confirms the keys: for each its value and for how long.
+/// Confirms the keys: for each its value and for how long. Where a key comes twice, what came first stands.
 const CONFIRM: &str = r"
-for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i]) end
+for i = #KEYS, 1, -1 do redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i]) end
 return #KEYS
 ";
 
-/// Gives up what is still claimed under the token.
-const GIVE_UP: &str = r"
-for i = 1, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
-end
-return #KEYS
-";
-
-/// The most keys that wait for Redis to come back to be confirmed.
-const BACKLOG_KEYS: usize = 1_000_000;
-/// The most keys of one confirmation from the backlog.
-const BACKLOG_STEP: usize = 10_000;
 /// How soon a claim that another holds is asked for again: first, and at most.
 const AGAIN: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(50);
 /// After a failure Redis counts as away for so long, where requests do not wait for it.
@@ -96,7 +100,7 @@ pub struct SharedSettings {
     pub when_away: WhenAway,
     /// How long a request waits for Redis, and for claims of others.
     pub wait: Duration,
-    /// How long a claim stands that nobody confirms.
+    /// How long the claims stand of an instance that does not come back.
     pub claim: Duration,
     /// How long one exchange may take.
     pub timeout: Duration,
@@ -155,8 +159,13 @@ pub(crate) struct SharedWindow {
     connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
     claim: Script,
     confirm: Script,
-    give_up: Script,
-    backlog: Mutex<Vec<SharedKey>>,
+    /// Who claims.
+    instance: [u8; 16],
+    /// Which of its lives this is; 0 until Redis has heard of it.
+    life: AtomicU64,
+    waiting: Mutex<Waiting>,
+    /// Held by who tells Redis what waits.
+    telling: tokio::sync::Mutex<()>,
     away_until_us: AtomicU64,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -167,6 +176,7 @@ pub(crate) struct SharedWindow {
 impl SharedWindow {
     pub(crate) fn open(
         settings: SharedSettings,
+        instance: LogId,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, SharedUrlError> {
@@ -183,8 +193,10 @@ impl SharedWindow {
             connection: tokio::sync::Mutex::default(),
             claim: Script::new(CLAIM),
             confirm: Script::new(CONFIRM),
-            give_up: Script::new(GIVE_UP),
-            backlog: Mutex::default(),
+            instance: instance.0.into_bytes(),
+            life: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
             away_until_us: AtomicU64::new(0),
             clock,
             random,
@@ -210,30 +222,63 @@ impl SharedWindow {
 
     /// Claims keys; the first is a request's where `owner` is given. Waits while others hold them.
     pub(crate) async fn claim(&self, keys: Vec<SharedKey>, owner: Option<u64>) -> Result<Claim, ClaimError> {
-        let unchecked = |claimed| Claim { unchecked: true, claimed, ..Claim::default() };
         let accepts = self.settings.when_away == WhenAway::AcceptAndMark;
         if accepts && self.is_away() {
-            return Ok(unchecked(keys));
+            return Ok(Claim { unchecked: true, claimed: keys, ..Claim::default() });
         }
-        let token = [&b"p"[..], &self.random.next_u128().to_be_bytes()].concat();
         let deadline = Instant::now() + self.settings.wait;
-        let mut pause = *AGAIN.start();
+        let (mut pause, mut token, mut in_doubt) = (*AGAIN.start(), Vec::new(), false);
         loop {
-            let why = match self.try_claim(&token, &keys, owner.is_some()).await {
+            let asked = self.try_claim_under(&mut token, &keys, owner.is_some());
+            // Those who ask one after the other for a connection would wait for each other's time-outs.
+            let answer = tokio::time::timeout_at(deadline + self.settings.timeout, asked).await;
+            let why = match answer.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())) {
                 Ok(Some(values)) => return Ok(claimed(token, keys, values, owner, self.clock.wall_us())),
                 Ok(None) => ClaimError::Busy,
                 Err(error) if accepts => {
                     self.note_away(&error);
-                    return Ok(unchecked(keys));
+                    return Ok(Claim { unchecked: true, token, claimed: keys, ..Claim::default() });
                 }
-                Err(error) => ClaimError::Away(error.to_string()),
+                Err(error) => {
+                    in_doubt = true;
+                    ClaimError::Away(error.to_string())
+                }
             };
             if Instant::now() + pause > deadline {
+                if in_doubt {
+                    // An answer that did not come may have been that all is claimed.
+                    self.put_off_giving_up(&token, &keys);
+                }
                 return Err(why);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(*AGAIN.end());
         }
+    }
+
+    /// Claims under the token, which is made when this life's number is known.
+    async fn try_claim_under(
+        &self,
+        token: &mut Vec<u8>,
+        keys: &[SharedKey],
+        with_request: bool,
+    ) -> Result<Option<Vec<Vec<u8>>>, RedisError> {
+        if token.is_empty() {
+            *token = self.new_token(self.life().await?);
+        }
+        self.try_claim(token, keys, with_request).await
+    }
+
+    fn new_token(&self, life: u64) -> Vec<u8> {
+        [&b"p"[..], &self.instance, format!("{life:016}").as_bytes(), &self.random.next_u128().to_be_bytes()].concat()
+    }
+
+    fn lives_prefix(&self) -> Vec<u8> {
+        [self.settings.prefix.as_bytes(), b"i"].concat()
+    }
+
+    fn claim_ms(&self) -> u64 {
+        u64::try_from(self.settings.claim.as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn try_claim(
@@ -246,26 +291,29 @@ impl SharedWindow {
         keys.iter().for_each(|key| {
             script.key(key.name.as_slice());
         });
-        let ttl_ms = u64::try_from(self.settings.claim.as_millis()).unwrap_or(u64::MAX);
-        script.arg(token).arg(ttl_ms).arg(u8::from(with_request));
+        script.arg(token).arg(self.claim_ms()).arg(u8::from(with_request)).arg(self.lives_prefix());
         let mut connection = self.connect().await?;
         let answer = script.invoke_async(&mut connection).await;
         self.keep_or_drop(answer).await
     }
 
     /// Confirms what was claimed, with what it is confirmed as now. Where Redis is away that is done when it is back.
-    pub(crate) async fn confirm(&self, keys: Vec<SharedKey>) {
-        if self.is_away() {
-            return self.put_off(keys);
+    /// Gives whether it is done.
+    pub(crate) async fn confirm(&self, keys: Vec<SharedKey>, doubt: Option<Doubt>) -> bool {
+        if !self.is_away() {
+            match self.try_confirm(keys.iter()).await {
+                Ok(()) => return true,
+                Err(error) => {
+                    tracing::warn!(%error, keys = keys.len(), "event keys are confirmed when Redis is back");
+                }
+            }
         }
-        if let Err(error) = self.try_confirm(&keys).await {
-            tracing::warn!(%error, keys = keys.len(), "event keys are confirmed when Redis is back");
-            self.put_off(keys);
-        }
+        self.put_off(keys, doubt);
+        false
     }
 
-    async fn try_confirm(&self, keys: &[SharedKey]) -> Result<(), RedisError> {
-        if keys.is_empty() {
+    async fn try_confirm(&self, keys: impl ExactSizeIterator<Item = &SharedKey>) -> Result<(), RedisError> {
+        if keys.len() == 0 {
             return Ok(());
         }
         let mut script = self.confirm.prepare_invoke();
@@ -277,46 +325,15 @@ impl SharedWindow {
         self.keep_or_drop(answer).await.map(|_| ())
     }
 
-    /// Gives a claim back, for nothing was stored. Where Redis is away it expires.
+    /// Gives a claim back, for nothing was stored. Where Redis is away that is done when it is back.
     pub(crate) async fn give_up(&self, claim: Claim) {
-        if claim.claimed.is_empty() || claim.unchecked {
+        let Claim { token, claimed, unchecked, .. } = claim;
+        if claimed.is_empty() || token.is_empty() {
             return;
         }
-        let mut script = self.give_up.prepare_invoke();
-        claim.claimed.iter().for_each(|key| {
-            script.key(key.name.as_slice());
-        });
-        script.arg(claim.token.as_slice());
-        let Ok(mut connection) = self.connect().await else { return };
-        let answer: Result<u64, _> = script.invoke_async(&mut connection).await;
-        let _ = self.keep_or_drop(answer).await;
-    }
-
-    /// Keeps keys of records that are stored, to confirm them later.
-    pub(crate) fn put_off(&self, keys: Vec<SharedKey>) {
-        let mut backlog = self.backlog.lock();
-        let room = BACKLOG_KEYS.saturating_sub(backlog.len());
-        let lost = keys.len().saturating_sub(room) as u64;
-        backlog.extend(keys.into_iter().take(room));
-        metrics::counter!("lakegate_shared_keys_unconfirmed_total").increment(lost);
-    }
-
-    /// Confirms what waits, as far as Redis lets.
-    pub(crate) async fn confirm_backlog(&self) {
-        loop {
-            let keys: Vec<SharedKey> = {
-                let mut backlog = self.backlog.lock();
-                let from = backlog.len().saturating_sub(BACKLOG_STEP);
-                backlog.split_off(from)
-            };
-            if keys.is_empty() {
-                return;
-            }
-            if let Err(error) = self.try_confirm(&keys).await {
-                tracing::debug!(%error, "Redis is away; event keys are confirmed later");
-                self.put_off(keys);
-                return;
-            }
+        let names = claimed.iter().map(|key| (&*token, &*key.name));
+        if unchecked || self.try_give_up(names).await.is_err() {
+            self.put_off_giving_up(&token, &claimed);
         }
     }
 
@@ -369,7 +386,7 @@ fn claimed(token: Vec<u8>, keys: Vec<SharedKey>, values: Vec<Vec<u8>>, owner: Op
     let mut pairs = keys.into_iter().zip(values);
     if let Some(owner) = owner {
         match pairs.next() {
-            Some((key, value)) if value.is_empty() => claim.claimed.push(key),
+            Some((key, value)) if value.first() != Some(&b'c') => claim.claimed.push(key),
             Some((_, value)) => {
                 claim.again = answered(&value, owner, now_us);
                 return claim;
@@ -379,12 +396,11 @@ fn claimed(token: Vec<u8>, keys: Vec<SharedKey>, values: Vec<Vec<u8>>, owner: Op
     }
     for (key, value) in pairs {
         match value.split_first() {
-            None => {
+            // Our own token: it was claimed before by an exchange whose answer did not come.
+            None | Some((b'p', _)) => {
                 claim.claimed.push(key);
                 claim.seen.push(None);
             }
-            // Our own token: the key comes twice in the request.
-            Some((b'p', _)) => claim.seen.push(None),
             Some((_, content)) => {
                 claim.seen.push(Some(content.try_into().map_or(0, u32::from_be_bytes)));
             }

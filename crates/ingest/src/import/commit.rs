@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::claim_files::{self, ClaimHead};
 use super::{Import, ImportError};
-use crate::duplicates::stream_hash;
+use crate::duplicates::{Importer, stream_hash};
 use crate::gate::{Gate, Inner};
 use crate::keys::KeyEntry;
 use crate::streams::Stream;
@@ -112,7 +112,6 @@ impl Import {
         };
         self.table.discard(files).await;
         remove_claims(&self.gate.inner, *commit_id, self.target.file).await;
-        self.release_elsewhere().await;
         Err(error)
     }
 
@@ -147,19 +146,21 @@ impl Import {
     pub(super) fn leave_unsettled(&mut self, commit_id: Uuid) {
         let keys = std::mem::take(&mut self.claimed);
         let (key, received_us) = (self.stream.key.clone(), self.gate.inner.clock.wall_us());
-        let left = Unsettled { key, file: self.target.file, commit_id, keys, received_us };
+        let (file, importer) = (self.target.file, self.importer.clone());
+        let left = Unsettled { key, file, commit_id, keys, importer, received_us };
         self.gate.inner.unsettled.lock().push(left);
     }
 
     async fn settle(&mut self, commit_id: Uuid, received_us: i64) -> Result<(), ImportError> {
         let keys = std::mem::take(&mut self.claimed);
-        self.confirm_elsewhere(&keys).await;
+        let told = self.confirm_elsewhere(&keys).await;
         note_keys(&self.stream, &keys, received_us);
         let tally = std::mem::take(&mut self.tally);
         self.stream.count_accepted(tally.accepted);
         self.gate.inner.note_imported(&self.table.view());
         self.stream.unit.last_commit_us.store(received_us, std::sync::atomic::Ordering::Relaxed);
-        keep_keys(&self.gate.inner, &self.stream, keys, (commit_id, self.target.file), received_us).await
+        let commit = told.then_some((commit_id, self.target.file));
+        keep_keys(&self.gate.inner, &self.stream, keys, commit, received_us).await
     }
 }
 
@@ -198,6 +199,8 @@ pub(crate) struct Unsettled {
     file: u128,
     commit_id: Uuid,
     keys: Vec<u128>,
+    /// Who claimed them where others share the window.
+    importer: Option<Importer>,
     received_us: i64,
 }
 
@@ -212,31 +215,53 @@ pub(super) async fn settle_left(
     loop {
         let commit_id = inner.unsettled.lock().iter().find(|left| of_file(left)).map(|left| left.commit_id);
         let Some(commit_id) = commit_id else { return Ok(()) };
-        let stands = table.has_absorbed_by(file, commit_id).await;
-        let stands = stands.map_err(|error| ImportError::Lake(error.to_string()))?;
+        let stands = match table.has_absorbed_by(file, commit_id).await {
+            Ok(stands) => stands,
+            Err(error) => {
+                Box::pin(hold_left(inner, commit_id)).await;
+                return Err(ImportError::Lake(error.to_string()));
+            }
+        };
         let left = {
             let mut unsettled = inner.unsettled.lock();
             let at = unsettled.iter().position(|left| left.commit_id == commit_id);
             at.map(|at| unsettled.swap_remove(at))
         };
-        let Some(Unsettled { keys, received_us, .. }) = left else { continue };
+        let Some(Unsettled { keys, importer, received_us, .. }) = left else { continue };
         if stands {
             note_keys(stream, &keys, received_us);
-            confirm_left(inner, stream, &keys);
-            keep_keys(inner, stream, keys, (commit_id, file), received_us).await?;
+            let told = confirm_left(inner, stream, &keys);
+            keep_keys(inner, stream, keys, told.then_some((commit_id, file)), received_us).await?;
         } else {
             stream.claims.release(&keys);
+            if let (Some(importer), Some(shared)) = (importer, &inner.shared) {
+                shared.release_rows_later(&importer, &keys);
+            }
             remove_claims(inner, commit_id, file).await;
         }
     }
 }
 
-/// Others are told of the rows of a commit that stands after all.
-fn confirm_left(inner: &Inner, stream: &Stream, keys: &[u128]) {
-    if let (Some(shared), Some(_)) = (&inner.shared, &stream.window) {
-        let (hash, window_ms) = (stream_hash(&stream.key), stream.shaper.contract.duplicate_window_ms);
-        keys.iter().for_each(|key| shared.confirm_later(hash, *key, window_ms));
+/// Others keep away from the rows of a commit that nobody can be asked about, for as long again.
+async fn hold_left(inner: &Inner, commit_id: Uuid) {
+    let Some(shared) = &inner.shared else { return };
+    let left = {
+        let unsettled = inner.unsettled.lock();
+        let left = unsettled.iter().find(|left| left.commit_id == commit_id);
+        left.and_then(|left| Some((left.importer.clone()?, left.keys.clone())))
+    };
+    let Some((importer, keys)) = left else { return };
+    if let Err(error) = shared.hold_rows(&importer, &keys).await {
+        tracing::warn!(%error, "event keys of a commit whose outcome is not known are not held for longer");
     }
+}
+
+/// Others are told of the rows of a commit that stands after all. Gives whether there is nobody to be told.
+fn confirm_left(inner: &Inner, stream: &Stream, keys: &[u128]) -> bool {
+    let (Some(shared), Some(_)) = (&inner.shared, &stream.window) else { return true };
+    let (hash, window_ms) = (stream_hash(&stream.key), stream.shaper.contract.duplicate_window_ms);
+    keys.iter().for_each(|key| shared.confirm_later(hash, *key, window_ms));
+    false
 }
 
 /// From now on the keys are those of rows that are there.
@@ -248,12 +273,13 @@ pub(super) fn note_keys(stream: &Stream, keys: &[u128], received_us: i64) {
     }
 }
 
-/// Keeps the keys with those of all other records.
+/// Keeps the keys with those of all other records, and removes the file of the commit's own, if it is given: where others
+/// are still to be told, the next start looks there.
 async fn keep_keys(
     inner: &Arc<Inner>,
     stream: &Stream,
     keys: Vec<u128>,
-    (commit_id, file): (Uuid, u128),
+    commit: Option<(Uuid, u128)>,
     received_us: i64,
 ) -> Result<(), ImportError> {
     if keys.is_empty() {
@@ -264,7 +290,7 @@ async fn keep_keys(
         let entry = |key: &u128| KeyEntry { stream: hash, key: *key, received_us };
         KeyEntry::keep_all(&keys.iter().map(entry).collect::<Vec<_>>(), &inner.keys)?;
         hit_failpoint("import.after_keep")?;
-        claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id, file)
+        commit.map_or(Ok(()), |(commit_id, file)| claim_files::remove(&*inner.disk, &inner.keys_dir(), commit_id, file))
     };
     let kept = tokio::task::spawn_blocking(keep).await.map_err(|error| ImportError::Closed(error.to_string()))?;
     // The file of claims is still there, and the next start takes the keys from it.

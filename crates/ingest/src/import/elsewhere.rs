@@ -96,17 +96,18 @@ impl Import {
         }
     }
 
-    /// After a commit: others are told that its rows are stored.
-    pub(super) async fn confirm_elsewhere(&self, keys: &[u128]) {
-        if let (Some(importer), Some(shared)) = (&self.importer, &self.gate.inner.shared) {
-            shared.confirm_rows(importer, keys).await;
+    /// After a commit: others are told that its rows are stored. Gives whether they were told now.
+    pub(super) async fn confirm_elsewhere(&self, keys: &[u128]) -> bool {
+        match (&self.importer, &self.gate.inner.shared) {
+            (Some(importer), Some(shared)) => shared.confirm_rows(importer, keys).await,
+            _ => true,
         }
     }
 
     /// What was claimed since the last commit is given back.
-    pub(super) async fn release_elsewhere(&self) {
+    pub(super) fn release_elsewhere(&self) {
         if let (Some(importer), Some(shared)) = (&self.importer, &self.gate.inner.shared) {
-            shared.release_rows(importer, &self.claimed).await;
+            shared.release_rows_later(importer, &self.claimed);
         }
     }
 

@@ -288,7 +288,6 @@ impl Import {
     /// Gives up what was taken since the last commit; the next import of the file begins there.
     pub async fn abandon(mut self) {
         self.files.discard(&self.table).await;
-        self.release_elsewhere().await;
     }
 
     fn sender(&self, file: u128) -> Sender {
@@ -412,6 +411,7 @@ impl Drop for Import {
     /// What is not committed is as if it had not been read.
     fn drop(&mut self) {
         self.stream.claims.release(&self.claimed);
+        self.release_elsewhere();
     }
 }
 

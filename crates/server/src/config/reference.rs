@@ -10,7 +10,7 @@ use super::units::NOTATION;
 use super::validate::{choices_of, types_of};
 
 /// The sections in reading order.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 16] = [
     "node",
     "ingestion",
     "log",
@@ -18,7 +18,9 @@ const SECTIONS: [&str; 14] = [
     "catalog",
     "maintenance",
     "auth",
+    "tls",
     "streams",
+    "duplicates",
     "limits",
     "telemetry",
     "imports",
@@ -49,8 +51,11 @@ For completion in an editor, point the file at the schema: `\"$schema\": \"confi
 pub(crate) fn reference_markdown() -> String {
     let schema = schema();
     let mut text = INTRODUCTION.to_owned();
-    for name in SECTIONS {
-        if let Some(section) = schema.get("properties").and_then(|p| p.get(name)) {
+    let empty = Map::new();
+    let sections = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+    let others = sections.keys().map(String::as_str).filter(|name| !SECTIONS.contains(name) && !name.starts_with('$'));
+    for name in SECTIONS.into_iter().chain(others) {
+        if let Some(section) = sections.get(name) {
             write_section(&mut text, name, section);
         }
     }

@@ -164,7 +164,8 @@ pub(crate) struct Redis {
     pub(crate) when_away: WhenAway,
     /// How long a request waits for it, and for claims of other instances, before it is told to come back later.
     pub(crate) wait: Period,
-    /// How long a claim stands that nobody confirms.
+    /// How long the claims stand of an instance that went away and does not come back. Nobody can know before it is back
+    /// what it had stored: a shorter time lets others store it again.
     pub(crate) claim: Period,
     /// How long one exchange with it may take.
     pub(crate) timeout: Period,
@@ -178,7 +179,7 @@ impl Default for Redis {
             prefix: "lakegate:".into(),
             when_away: WhenAway::Wait,
             wait: Period::from_secs(5),
-            claim: Period::from_secs(30),
+            claim: Period::from_secs(3600),
             timeout: Period::from_secs(2),
         }
     }

@@ -1,7 +1,9 @@
 //! Claims of rows that are imported: many keys under one token, held from their reading to their commit.
 //!
-//! Unlike a request's, they are claimed in steps, and asked about once more right before the commit: what expired
+//! Unlike a request's, they are claimed in steps, and asked about once more right before the commit: what ended
 //! meanwhile is claimed anew, and where another took it the rows are not committed.
+
+use std::sync::{Arc, OnceLock};
 
 use redis::{RedisError, Script};
 
@@ -29,13 +31,22 @@ pub(crate) struct Importer {
     /// The hash of the stream's name.
     pub(crate) stream: u64,
     pub(crate) window_ms: u64,
-    token: Vec<u8>,
+    /// Empty until this life's number is known.
+    token: Arc<OnceLock<Vec<u8>>>,
 }
 
 impl SharedWindow {
     /// Somebody who imports into a stream.
     pub(crate) fn importer(&self, stream: u64, window_ms: u64) -> Importer {
-        Importer { stream, window_ms, token: [&b"p"[..], &self.random.next_u128().to_be_bytes()].concat() }
+        Importer { stream, window_ms, token: Arc::default() }
+    }
+
+    async fn token_of<'i>(&self, importer: &'i Importer) -> Result<&'i [u8], RedisError> {
+        if let Some(token) = importer.token.get() {
+            return Ok(token);
+        }
+        let life = self.life().await?;
+        Ok(importer.token.get_or_init(|| self.new_token(life)))
     }
 
     /// After so long claims that nobody confirms are over.
@@ -59,7 +70,7 @@ impl SharedWindow {
         }
         let mut stored = Vec::with_capacity(keys.len());
         for step in keys.chunks(STEP) {
-            let why = match self.try_claim(&importer.token, &self.named(importer, step), false).await {
+            let why = match self.try_claim_rows(importer, step).await {
                 Ok(Some(values)) => {
                     stored.extend(values.iter().map(|value| value.first() == Some(&b'c')));
                     continue;
@@ -67,7 +78,8 @@ impl SharedWindow {
                 Ok(None) => Ok(ClaimError::Busy),
                 Err(error) => Err(error),
             };
-            self.release_rows(importer, keys.get(..stored.len()).unwrap_or_default()).await;
+            // The last step's answer may be all that is missing.
+            self.release_rows(importer, keys.get(..stored.len() + step.len()).unwrap_or_default()).await;
             return match why {
                 Ok(busy) => Err(busy),
                 Err(error) if accepts => {
@@ -78,6 +90,11 @@ impl SharedWindow {
             };
         }
         Ok(Some(stored))
+    }
+
+    async fn try_claim_rows(&self, importer: &Importer, keys: &[u128]) -> Result<Option<Vec<Vec<u8>>>, RedisError> {
+        let token = self.token_of(importer).await?;
+        self.try_claim(token, &self.named(importer, keys), false).await
     }
 
     /// Whether the keys are still the importer's: the commit of their rows may be tried.
@@ -106,30 +123,39 @@ impl SharedWindow {
         keys.iter().for_each(|key| {
             script.key(key.name.as_slice());
         });
-        let ttl_ms = u64::try_from(self.settings.claim.as_millis()).unwrap_or(u64::MAX);
-        script.arg(importer.token.as_slice()).arg(ttl_ms);
+        script.arg(self.token_of(importer).await?).arg(self.claim_ms());
         let mut connection = self.connect().await?;
         let answer: Result<u64, _> = script.invoke_async(&mut connection).await;
         self.keep_or_drop(answer).await.map(|held| held == 1)
     }
 
-    /// Tells the others that the rows are stored.
-    pub(crate) async fn confirm_rows(&self, importer: &Importer, keys: &[u128]) {
+    /// Tells the others that the rows are stored. Gives whether all of them were told now.
+    pub(crate) async fn confirm_rows(&self, importer: &Importer, keys: &[u128]) -> bool {
+        let mut told = true;
         for step in keys.chunks(STEP) {
-            self.confirm(self.named(importer, step)).await;
+            told &= self.confirm(self.named(importer, step), None).await;
+        }
+        told
+    }
+
+    /// Gives claims back. Where Redis is away that is done when it is back.
+    pub(crate) async fn release_rows(&self, importer: &Importer, keys: &[u128]) {
+        let Some(token) = importer.token.get() else { return };
+        for step in keys.chunks(STEP) {
+            let claimed = self.named(importer, step);
+            self.give_up(super::Claim { token: token.clone(), claimed, ..super::Claim::default() }).await;
         }
     }
 
-    /// Gives claims back. Where Redis is away they expire.
-    pub(crate) async fn release_rows(&self, importer: &Importer, keys: &[u128]) {
-        for step in keys.chunks(STEP) {
-            let (token, claimed) = (importer.token.clone(), self.named(importer, step));
-            self.give_up(super::Claim { token, claimed, ..super::Claim::default() }).await;
+    /// Gives claims back, soon.
+    pub(crate) fn release_rows_later(&self, importer: &Importer, keys: &[u128]) {
+        if let Some(token) = importer.token.get() {
+            self.put_off_giving_up(token, &self.named(importer, keys));
         }
     }
 
     /// Tells the others of rows whose commit an earlier process did not see through, once they can be told.
     pub(crate) fn confirm_later(&self, stream: u64, key: u128, window_ms: u64) {
-        self.put_off(vec![self.event_key(stream, key & !CONTENT_BITS, window_ms)]);
+        self.put_off(vec![self.event_key(stream, key & !CONTENT_BITS, window_ms)], None);
     }
 }
