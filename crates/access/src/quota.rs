@@ -223,7 +223,8 @@ impl Usage {
 
     fn take(&self, records: u64, bytes: u64, now_us: u64) -> Result<(), (&'static str, u64, u64)> {
         self.take_some(records, bytes).inspect_err(|(limit, most, wait_ms)| {
-            *self.told.lock() = Told { until_us: now_us + wait_ms * 1000, bytes, limit, most: *most };
+            let until_us = now_us.saturating_add(wait_ms.saturating_mul(1000));
+            *self.told.lock() = Told { until_us, bytes, limit, most: *most };
         })
     }
 

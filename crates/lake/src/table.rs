@@ -251,17 +251,18 @@ impl LakeTable {
     /// a thread that may wait.
     ///
     /// # Errors
-    /// As those of [`Self::write`].
+    /// As those of [`Self::write`]; and where [`Self::takes_rows_as_they_come`] does not hold.
     pub async fn write_as_they_come(
         &self,
         rows: impl Iterator<Item = RecordBatch> + Send + 'static,
     ) -> Result<Vec<WrittenFile>, LakeError> {
         let plan = self.plan_write()?;
-        if plan.is_plain() {
-            self.write_by(plan, move |plan| plan.run_as_they_come(rows)).await
-        } else {
-            self.write_by(plan, move |plan| plan.run(&rows.collect::<Vec<_>>())).await
+        if !plan.is_plain() {
+            return Err(
+                plan.misfit("it has partitions or an order now, so that rows are not taken as they come; begin again")
+            );
         }
+        self.write_by(plan, move |plan| plan.run_as_they_come(rows)).await
     }
 
     async fn write_by(

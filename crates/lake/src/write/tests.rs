@@ -376,6 +376,8 @@ async fn rows_that_are_written_as_they_come_are_those_that_came_and_a_misfit_lea
     assert!(table.takes_rows_as_they_come());
     let sorted = lake.open_table(&TableName::new("acme", "sorted").unwrap(), &contract()).await.unwrap();
     assert!(!sorted.takes_rows_as_they_come());
+    let refused = sorted.write_as_they_come(std::iter::once(rows(0, 1))).await.unwrap_err().to_string();
+    assert!(refused.contains("order"), "{refused}");
 
     let some = one_of_every_type();
     let misfit = RecordBatch::try_from_iter([("other", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();

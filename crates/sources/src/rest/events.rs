@@ -73,7 +73,6 @@ where
     let packing = Packing::of(headers)?;
     let mut charge = Charge::new(&rest.budget);
     let body = Incoming::new(request.into_body(), &rest.limits).whole(packing, &rest.limits, &mut charge).await?;
-    rest.intake.check_early(caller.principal.as_deref(), body.len()).map_err(Refusal::of)?;
     Ok((body, charge, sent))
 }
 
@@ -137,6 +136,7 @@ where
     B::Error: std::fmt::Display,
 {
     let (body, charge, mut sent) = read(rest, request, &caller).await?;
+    rest.intake.check_early(caller.principal.as_deref(), body.len()).map_err(Refusal::of)?;
     let batch = match rest.intake.aside(body.len()) {
         None => read_batch(&body)?,
         Some(aside) => {
