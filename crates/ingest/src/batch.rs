@@ -14,7 +14,7 @@ use crate::api::Source;
 use crate::frame::{Exception, ExceptionKind, assigned_id};
 use crate::growth::Wishes;
 use crate::noticed::RequestNotes;
-use crate::shape::{ClientOf, Envelope, Marks, RecordContext};
+use crate::shape::{ClientOf, Envelope, Found, Marks, RecordContext};
 use crate::streams::{DEAD_LETTER_MARKS, DEFAULT_TENANT, Stream, Streams, UNROUTABLE};
 use crate::wire::{BatchRequest, RecordKind, WireRecord, text};
 
@@ -269,6 +269,7 @@ pub(crate) fn context<'a>(
         origin,
         may_grow: false,
         marks: Marks::default(),
+        found: Found::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use lakegate_model::{ReasonCode, Refusal};
 use super::conform::cast::Refused;
 use super::conform::{Conformed, RowContext, row_id};
 use crate::api::Source;
-use crate::shape::{ClientOf, Envelope, Marks, RecordContext, Shaper, Wanted};
+use crate::shape::{ClientOf, Envelope, Found, Marks, RecordContext, Shaper, Wanted};
 use crate::wire::WireRecord;
 
 /// The documents at `spans` of `body` as rows of the table. What they want beyond its columns is told to `wanted`.
@@ -35,11 +35,22 @@ pub(crate) fn shape_documents(
         origin: ClientOf { client_address: Value::Null, user_agent: Value::Null, correlation_id: Value::Null },
         may_grow: wanted.is_some(),
         marks: Marks::default(),
+        found: Found::default(),
     };
+    let event_type = context.event_type.unwrap_or_default().as_bytes();
+    let envelope = Envelope::read(&WireRecord { event_type, ..WireRecord::default() });
     let mut row = Vec::with_capacity(shaper.contract.columns.len());
     for (place, (number, span)) in (context.first_row..).zip(spans).enumerate() {
         record_context.assigned_id = row_id(context.file, number);
-        match shape_one(shaper, document(body, span), context, &mut record_context, &mut row) {
+        let shaped = match (&envelope, document(body, span)) {
+            (Ok(envelope), Some(payload)) => {
+                let record = WireRecord { payload, event_type, ..WireRecord::default() };
+                shaper.shape(&record, envelope, &mut record_context, &mut row)
+            }
+            (Err(refusal), _) => Err(refusal.clone()),
+            (_, None) => Err(outside()),
+        };
+        match shaped {
             Ok(()) => rows.push(&row)?,
             Err(refusal) => {
                 bad.insert(place, refusal);
@@ -54,22 +65,12 @@ pub(crate) fn shape_documents(
     Ok(Conformed { rows: rows.finish()?, bad })
 }
 
-fn shape_one<'a>(
-    shaper: &Shaper,
-    payload: Option<&'a [u8]>,
-    context: &RowContext<'a>,
-    record_context: &mut RecordContext<'a>,
-    row: &mut Vec<Value<'a>>,
-) -> Result<(), Refusal> {
-    let payload = payload.ok_or_else(|| Refusal {
+fn outside() -> Refusal {
+    Refusal {
         code: ReasonCode::MalformedPayload,
         field: None,
         message: "the document lies outside the piece".to_owned(),
-    })?;
-    let event_type = context.event_type.unwrap_or_default().as_bytes();
-    let record = WireRecord { payload, event_type, ..WireRecord::default() };
-    let envelope = Envelope::read(&record)?;
-    shaper.shape(&record, &envelope, record_context, row)
+    }
 }
 
 /// The bytes of one document.

@@ -37,6 +37,8 @@ pub(crate) struct RecordContext<'a> {
     pub(crate) may_grow: bool,
     /// What the last record brought.
     pub(crate) marks: Marks,
+    /// Room for what is found in a payload, used again for the next.
+    pub(crate) found: Found<'a>,
 }
 
 /// What is known of who sent a request, and what ties it to others. Owned values where rows outlive the request.

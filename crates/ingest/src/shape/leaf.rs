@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use lakegate_memtable::{Value, arrow_type, check_nested};
 use lakegate_model::{ColumnType, ReasonCode, Refusal, TimeFormat};
 
+use super::payload::is_plain;
 use crate::time::{self, TimeError, TimeReader};
 
 /// Microseconds of a day.
@@ -91,7 +92,7 @@ fn is_number(raw: &str) -> bool {
 #[inline]
 pub(crate) fn string(raw: &str) -> Option<Value<'_>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if !inner.as_bytes().contains(&b'\\') {
+    if is_plain(inner) {
         return Some(Value::Text(inner));
     }
     serde_json::from_str::<String>(raw).ok().map(|text| Value::Owned(text.into_boxed_str()))

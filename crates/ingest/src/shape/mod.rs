@@ -14,5 +14,6 @@ mod rules;
 
 pub(crate) use envelope::{ClientOf, Envelope, RecordContext};
 pub(crate) use infer::{column_name, unite, wider_of};
+pub(crate) use payload::Found;
 pub(crate) use record::Shaper;
 pub(crate) use rules::{Marks, SlotRules, Wanted};

@@ -1,10 +1,17 @@
 //! One pass over a JSON payload: finds the members that columns take.
 
+mod scan;
+
 use std::borrow::Cow;
 
 use lakegate_model::{ColumnSource, Contract, ObjectRule, ReasonCode, Refusal};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+pub(crate) use self::scan::is_plain;
+
+/// The deepest that a payload may nest; the same as common JSON readers take.
+const MAX_DEPTH: usize = 127;
 
 /// What a member of an object leads to.
 #[derive(Debug)]
@@ -19,6 +26,8 @@ enum Target {
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     members: Vec<(Box<str>, Target)>,
+    /// A member's name has something in it that JSON escapes.
+    has_strange_names: bool,
     /// Its place among [`Slots::objects`].
     place: usize,
     /// Members that no column takes break the contract.
@@ -123,6 +132,7 @@ impl Node {
 
     fn member(&mut self, name: &str) -> Option<&mut Target> {
         let at = self.members.iter().position(|(found, _)| **found == *name).unwrap_or_else(|| {
+            self.has_strange_names |= !scan::is_plain(name);
             self.members.push((name.into(), Target::Slots(Vec::new())));
             self.members.len() - 1
         });
@@ -215,6 +225,27 @@ impl<'a> Found<'a> {
 
 /// Goes once over `payload`, which must be one JSON object, and notes the text of each member that is taken.
 pub(crate) fn find_members<'a>(payload: &'a str, node: &Node, found: &mut Found<'a>) -> Result<(), Refusal> {
+    if scan::find_members(payload, node, found).is_some() {
+        return Ok(());
+    }
+    found.clear();
+    check_depth(payload, MAX_DEPTH)?;
+    general(payload, node, found)
+}
+
+/// Checks that `payload` is one JSON value, of any kind.
+pub(crate) fn is_json(payload: &str) -> Result<(), Refusal> {
+    if scan::is_value(payload) {
+        return Ok(());
+    }
+    check_depth(payload, MAX_DEPTH)?;
+    serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop).map_err(|error| {
+        let message = format!("the payload is not JSON: {error}");
+        Refusal { code: ReasonCode::MalformedPayload, field: Some("payload".to_owned()), message }
+    })
+}
+
+fn general<'a>(payload: &'a str, node: &Node, found: &mut Found<'a>) -> Result<(), Refusal> {
     let mut json = serde_json::Deserializer::from_str(payload);
     ObjectSeed { node, found }.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| {
         let code = if error.to_string().starts_with("number out of range") {
@@ -254,22 +285,9 @@ impl<'a> Visitor<'a> for ObjectSeed<'_, '_, 'a> {
         let mut hint = 0;
         while let Some(key) = map.next_key_seed(KeySeed)? {
             let target = self.node.find(&key, &mut hint);
-            if target.is_none() && (self.node.closed || self.node.is_taken || self.found.others.is_none()) {
-                map.next_value::<serde::de::IgnoredAny>()?;
-                if self.node.closed {
-                    self.found.forbidden.get_or_insert(key);
-                } else if self.node.is_top && self.found.first_other.is_none() {
-                    self.found.first_other = Some(key);
-                }
-                continue;
-            }
             let raw = map.next_value::<&'a RawValue>()?.get();
             match target {
-                None => {
-                    if let Some(others) = &mut self.found.others {
-                        others.push(Other { object: self.node.place, name: key, raw });
-                    }
-                }
+                None => self.found.note_other(self.node, key, raw),
                 Some(Target::Slots(slots)) => self.found.note(slots, raw),
                 Some(Target::Object(node, slots)) => {
                     self.found.note(slots, raw);
@@ -293,6 +311,33 @@ impl<'a> Found<'a> {
                 *place = Some(raw);
             }
         }
+    }
+
+    /// A member of `node` that no column takes.
+    #[inline]
+    fn note_other(&mut self, node: &Node, name: Cow<'a, str>, raw: &'a str) {
+        if node.closed {
+            self.forbidden.get_or_insert(name);
+            return;
+        }
+        match &mut self.others {
+            Some(_) if node.is_taken => self.note_first_other(node, name),
+            Some(others) => others.push(Other { object: node.place, name, raw }),
+            None => self.note_first_other(node, name),
+        }
+    }
+
+    fn note_first_other(&mut self, node: &Node, name: Cow<'a, str>) {
+        if node.is_top && self.first_other.is_none() {
+            self.first_other = Some(name);
+        }
+    }
+
+    /// Forgets what was found.
+    pub(crate) fn clear(&mut self) {
+        self.slots.fill(None);
+        self.others.iter_mut().for_each(Vec::clear);
+        (self.first_other, self.forbidden) = (None, None);
     }
 }
 
@@ -323,7 +368,7 @@ impl<'a> Visitor<'a> for KeySeed {
 }
 
 /// Refuses a payload that nests deeper than `limit`. Readers of the table would have to follow it down.
-pub(crate) fn check_depth(payload: &str, limit: usize) -> Result<(), Refusal> {
+fn check_depth(payload: &str, limit: usize) -> Result<(), Refusal> {
     let bytes = payload.as_bytes();
     #[allow(clippy::naive_bytecount, reason = "the compiler makes vector code of it")]
     let openings = bytes.iter().filter(|b| matches!(**b, b'{' | b'[')).count();

@@ -13,13 +13,10 @@ use parking_lot::Mutex;
 use super::envelope::{Envelope, Parts, Payload, RecordContext, json_object};
 use super::infer::{infer, widened};
 use super::leaf::{read_leaf, shown, string, timestamp};
-use super::payload::{Found, Node, Slots, check_depth, find_members};
+use super::payload::{Found, Node, Slots, find_members, is_json};
 use super::rules::{Marks, SlotRules, Wanted};
 use crate::time::TimeReader;
 use crate::wire::{WireRecord, text};
-
-/// The deepest that a payload may nest; the same as common JSON readers take.
-const MAX_DEPTH: usize = 127;
 
 /// A contract made ready for shaping.
 #[derive(Debug)]
@@ -97,7 +94,6 @@ impl Shaper {
             return std::str::from_utf8(record.event_type).ok().map(Into::into);
         }
         let json = simdutf8::basic::from_utf8(record.payload).ok()?;
-        check_depth(json, MAX_DEPTH).ok()?;
         let mut found = Found { slots: vec![None; slots.count], ..Found::default() };
         find_members(json, tree, &mut found).ok()?;
         match string(found.first_of(&slots.event_type)?)? {
@@ -121,7 +117,8 @@ impl Shaper {
             return Err(too_large(record.payload.len(), context.payload_bytes_max));
         }
         let payload = self.payload_text(record, envelope)?;
-        let mut found = Found::default();
+        let mut found = std::mem::take(&mut context.found);
+        found.clear();
         if let Payload::Json(json) = &payload {
             self.find(json, &mut found)?;
         } else if !self.tree.is_empty() {
@@ -167,7 +164,7 @@ impl Shaper {
             if let Some(Some(rules)) = self.rules.get(slot) {
                 self.apply(rules, slot, column, &mut value, &parts, &mut marks)?;
             }
-            if column.required && value == Value::Null && !marks.wants_wider(slot) {
+            if column.required && matches!(value, Value::Null) && !marks.wants_wider(slot) {
                 let message = format!("{} is required", column.name);
                 return Err(Refusal { code: ReasonCode::MissingField, field: Some(column.name.clone()), message });
             }
@@ -177,7 +174,7 @@ impl Shaper {
         if self.evolves && context.may_grow {
             self.note_wanted(&found, &mut marks);
         }
-        context.marks = marks;
+        (context.marks, context.found) = (marks, found);
         Ok(())
     }
 
@@ -277,9 +274,7 @@ impl Shaper {
             return Ok(Payload::Empty);
         }
         if json {
-            let json = text("payload", record.payload)?;
-            check_depth(json, MAX_DEPTH)?;
-            return Ok(Payload::Json(json));
+            return Ok(Payload::Json(text("payload", record.payload)?));
         }
         if self.has_payload_column && self.payload_is_text {
             return Ok(simdutf8::basic::from_utf8(record.payload).map_or(Payload::Bytes(record.payload), Payload::Text));
@@ -290,13 +285,12 @@ impl Shaper {
     fn find<'a>(&self, json: &'a str, found: &mut Found<'a>) -> Result<(), Refusal> {
         if self.tree.is_empty() && !self.keeps_others {
             // Nothing is taken out of it, yet what is stored as JSON must be JSON; any kind of value will do.
-            return serde_json::from_str::<serde::de::IgnoredAny>(json).map(drop).map_err(|error| {
-                let message = format!("the payload is not JSON: {error}");
-                Refusal { code: ReasonCode::MalformedPayload, field: Some("payload".to_owned()), message }
-            });
+            return is_json(json);
         }
         found.slots.resize(self.slots.count, None);
-        found.others = self.keeps_others.then(Vec::new);
+        if self.keeps_others {
+            found.others.get_or_insert_default();
+        }
         find_members(json, &self.tree, found)?;
         let undeclared = found.first_other.as_ref().filter(|_| self.contract.undeclared == Undeclared::Reject);
         if let Some(name) = found.forbidden.as_ref().or(undeclared) {

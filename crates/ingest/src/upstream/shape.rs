@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::api::{UpstreamPayload, UpstreamRecord, UpstreamRecords, UpstreamTarget};
 use crate::import::row_id;
-use crate::shape::{ClientOf, Envelope, Marks, RecordContext, Shaper};
+use crate::shape::{ClientOf, Envelope, Found, Marks, RecordContext, Shaper};
 use crate::streams::Stream;
 use crate::wire::{WireRecord, write_entry};
 
@@ -41,6 +41,7 @@ pub(super) fn shape(
         origin: ClientOf { client_address: Value::Null, user_agent: Value::Null, correlation_id: Value::Null },
         may_grow: false,
         marks: Marks::default(),
+        found: Found::default(),
     };
     let attributes = attributes(shaper, records);
     let has_time = shaper.contract.time.is_some();
