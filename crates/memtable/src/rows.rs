@@ -301,6 +301,14 @@ impl RowBuilder {
         Ok(())
     }
 
+    /// The builders of the columns, to each of which the caller appends `rows` values: rows that are made column by column.
+    /// Their texts are not counted in [`Self::bytes`].
+    pub fn columns_mut(&mut self, rows: usize) -> &mut [ColumnBuilder] {
+        self.rows += rows;
+        self.bytes += 9 * rows * self.columns.len();
+        &mut self.columns
+    }
+
     /// How many rows are in.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -9,7 +9,7 @@ use lakegate_model::{ReasonCode, Refusal};
 use super::conform::cast::Refused;
 use super::conform::{Conformed, RowContext, row_id};
 use crate::api::Source;
-use crate::shape::{ClientOf, Envelope, Found, Marks, RecordContext, Shaper, Wanted};
+use crate::shape::{ClientOf, Envelope, Found, Marks, RecordContext, Shaper, Wanted, shape_plain};
 use crate::wire::WireRecord;
 
 /// The documents at `spans` of `body` as rows of the table. What they want beyond its columns is told to `wanted`.
@@ -23,7 +23,6 @@ pub(crate) fn shape_documents(
     context: &RowContext<'_>,
     mut wanted: Option<&mut dyn FnMut(Vec<Wanted>)>,
 ) -> Result<Conformed, ArrowError> {
-    let mut rows = shaper.rows(spans.len());
     let mut bad = Refused::new();
     let mut record_context = RecordContext {
         tenant: Value::Text(context.tenant),
@@ -37,7 +36,17 @@ pub(crate) fn shape_documents(
         marks: Marks::default(),
         found: Found::default(),
     };
-    let event_type = context.event_type.unwrap_or_default().as_bytes();
+    let event_type = context.event_type.unwrap_or_default();
+    let mut numbers = context.first_row..;
+    let payloads = spans.iter().map(|span| {
+        let number = numbers.next().unwrap_or(u64::MAX);
+        (document(body, span), row_id(context.file, number))
+    });
+    if let Some(rows) = shape_plain(shaper, &record_context, event_type, payloads) {
+        // What is as the contract has it wants nothing beyond it.
+        return Ok(Conformed { rows: rows?, bad: Refused::new() });
+    }
+    let (mut rows, event_type) = (shaper.rows(spans.len()), event_type.as_bytes());
     let envelope = Envelope::read(&WireRecord { event_type, ..WireRecord::default() });
     let mut row = Vec::with_capacity(shaper.contract.columns.len());
     for (place, (number, span)) in (context.first_row..).zip(spans).enumerate() {

@@ -171,7 +171,7 @@ pub(super) fn json_object<N: AsRef<str>, R: AsRef<str>>(members: impl Iterator<I
     json
 }
 
-fn time_value<'a>(us: i64, column_type: ColumnType) -> Value<'a> {
+pub(super) fn time_value<'a>(us: i64, column_type: ColumnType) -> Value<'a> {
     match column_type {
         ColumnType::Date => Value::Long(us.div_euclid(DAY_US)),
         _ => Value::Long(us),

@@ -9,11 +9,13 @@ mod envelope;
 mod infer;
 pub(crate) mod leaf;
 mod payload;
+mod plain;
 mod record;
 mod rules;
 
 pub(crate) use envelope::{ClientOf, Envelope, RecordContext};
 pub(crate) use infer::{column_name, unite, wider_of};
 pub(crate) use payload::Found;
+pub(crate) use plain::shape_plain;
 pub(crate) use record::Shaper;
 pub(crate) use rules::{Marks, SlotRules, Wanted};

@@ -181,6 +181,11 @@ impl Node {
         self.members.is_empty()
     }
 
+    /// Whether no column takes a member of a member.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.members.iter().all(|(_, target)| matches!(target, Target::Slots(_)))
+    }
+
     /// The member of that name. `hint` is where it is looked for first: members mostly come in one order.
     #[inline]
     fn find(&self, name: &str, hint: &mut usize) -> Option<&Target> {
@@ -209,6 +214,8 @@ pub(crate) struct Other<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Found<'a> {
     pub(crate) slots: Vec<Option<&'a str>>,
+    /// Where the payload's first slot lies, where `slots` are those of several.
+    pub(crate) base: usize,
     pub(crate) others: Option<Vec<Other<'a>>>,
     /// The first member of the payload that no column takes, where nobody keeps them.
     pub(crate) first_other: Option<Cow<'a, str>>,
@@ -231,6 +238,12 @@ pub(crate) fn find_members<'a>(payload: &'a str, node: &Node, found: &mut Found<
     found.clear();
     check_depth(payload, MAX_DEPTH)?;
     general(payload, node, found)
+}
+
+/// The same, without a word where the payload is none, or a rare one. `found` may hold a part then.
+#[inline]
+pub(crate) fn find_plain_members<'a>(payload: &'a str, node: &Node, found: &mut Found<'a>) -> Option<()> {
+    scan::find_members(payload, node, found)
 }
 
 /// Checks that `payload` is one JSON value, of any kind.
@@ -307,7 +320,7 @@ impl<'a> Found<'a> {
     #[inline]
     fn note(&mut self, slots: &[usize], raw: &'a str) {
         for slot in slots {
-            if let Some(place) = self.slots.get_mut(*slot) {
+            if let Some(place) = self.slots.get_mut(self.base + *slot) {
                 *place = Some(raw);
             }
         }

@@ -1,6 +1,7 @@
 //! A record's envelope and payload to one row.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use arrow::datatypes::SchemaRef;
 use lakegate_memtable::{RowBuilder, Value, arrow_schema};
@@ -14,6 +15,7 @@ use super::envelope::{Envelope, Parts, Payload, RecordContext, json_object};
 use super::infer::{infer, widened};
 use super::leaf::{read_leaf, shown, string, timestamp};
 use super::payload::{Found, Node, Slots, find_members, is_json};
+use super::plain;
 use super::rules::{Marks, SlotRules, Wanted};
 use crate::time::TimeReader;
 use crate::wire::{WireRecord, text};
@@ -23,8 +25,10 @@ use crate::wire::{WireRecord, text};
 pub(crate) struct Shaper {
     pub(crate) contract: Arc<Contract>,
     pub(crate) schema: SchemaRef,
-    tree: Node,
-    slots: Slots,
+    pub(super) tree: Node,
+    pub(super) slots: Slots,
+    /// Where rows can be shaped column by column: how many times that is not tried now.
+    pub(super) plain_pause: Option<AtomicU32>,
     /// The tree of the event type alone, where the table depends on it.
     event_type_tree: Option<(Node, Slots)>,
     rules: Vec<Option<SlotRules>>,
@@ -47,12 +51,14 @@ impl Shaper {
         let payload_column = takes(Field::Payload).and_then(|at| contract.columns.get(at));
         let own_times = contract.time.as_ref().filter(|time| time.notation != TimeNotation::default());
         let (tree, slots) = Node::of(&contract);
+        let rules = SlotRules::of(&contract);
         Self {
             schema: arrow_schema(&contract),
+            plain_pause: plain::is_plain(&contract, &tree, &rules).then(AtomicU32::default),
             tree,
             slots,
             event_type_tree: contract.table.takes_event_type().then(|| Node::of_event_type(&contract)),
-            rules: SlotRules::of(&contract),
+            rules,
             time: own_times.map(|time| TimeReader::new(&time.notation)),
             keeps_others: takes(Field::Undeclared).is_some(),
             evolves: contract.undeclared == Undeclared::Evolve,
@@ -146,7 +152,7 @@ impl Shaper {
         let mut rescued = Vec::new();
         for (slot, column) in self.contract.columns.iter().enumerate() {
             let mut value = match &column.source {
-                ColumnSource::Envelope(Field::EventId) if envelope.event_id.is_empty() && self.is_plain(slot) => {
+                ColumnSource::Envelope(Field::EventId) if envelope.event_id.is_empty() && self.has_no_rules(slot) => {
                     Value::Id(context.assigned_id)
                 }
                 ColumnSource::Envelope(field) => parts.envelope_value(*field, column.column_type)?,
@@ -179,12 +185,12 @@ impl Shaper {
     }
 
     /// Whether nothing looks at the column's values before they are stored.
-    fn is_plain(&self, slot: usize) -> bool {
+    fn has_no_rules(&self, slot: usize) -> bool {
         self.slot_rules(slot).is_none()
     }
 
     #[inline]
-    fn leaf<'a>(&self, slot: usize, column: &Column, raw: &'a str) -> Result<Value<'a>, Refusal> {
+    pub(super) fn leaf<'a>(&self, slot: usize, column: &Column, raw: &'a str) -> Result<Value<'a>, Refusal> {
         let rules = self.rules.get(slot).and_then(Option::as_ref);
         if rules.is_some_and(|rules| rules.json_text)
             && let Some(text) = string(raw)

@@ -43,6 +43,11 @@ impl SlotRules {
         }
     }
 
+    /// Whether values are neither looked for elsewhere, nor checked, nor changed.
+    pub(crate) fn only_say_how_to_read(&self) -> bool {
+        self.check.is_none() && self.cleaner.is_none() && self.or_envelope.is_none()
+    }
+
     /// Whether values are checked.
     pub(crate) fn checks(&self) -> bool {
         self.check.is_some()

@@ -120,7 +120,7 @@ impl<'a> Scan<'a> {
     fn name<'n>(&mut self, node: &'n Node, hint: &mut usize) -> Option<(Option<&'n Target>, &'a str)> {
         if let Some((name, target)) = node.members.get(*hint) {
             let end = self.at + name.len();
-            if self.bytes.get(self.at..end) == Some(name.as_bytes())
+            if self.bytes.get(self.at..end).is_some_and(|found| is_same(found, name.as_bytes()))
                 && self.bytes.get(end) == Some(&b'"')
                 && !node.has_strange_names
             {
@@ -241,6 +241,17 @@ impl<'a> Scan<'a> {
             self.digits()?;
         }
         Some(())
+    }
+}
+
+/// Whether two texts of one length are the same; most names are short, and compared here without a call.
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    match one.len() {
+        0..4 => one.iter().eq(other),
+        4..8 => one.first_chunk::<4>() == other.first_chunk() && one.last_chunk::<4>() == other.last_chunk(),
+        8..17 => one.first_chunk::<8>() == other.first_chunk() && one.last_chunk::<8>() == other.last_chunk(),
+        _ => one == other,
     }
 }
 
@@ -416,6 +427,20 @@ mod tests {
             assert!(!is_value(text) && is_json(text).is_err(), "{text}");
         }
         assert!(!is_value(&format!("[{deepest}]")), "deeper than is taken");
+    }
+
+    #[test]
+    fn names_are_the_same_where_every_byte_is() {
+        let name: Vec<u8> = (0..40).collect();
+        for length in 0..name.len() {
+            let name = &name[..length];
+            assert!(is_same(name, name));
+            for at in 0..length {
+                let mut other = name.to_vec();
+                other[at] ^= 1;
+                assert!(!is_same(name, &other));
+            }
+        }
     }
 
     #[test]
