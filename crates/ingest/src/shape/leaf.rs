@@ -91,7 +91,8 @@ fn is_number(raw: &str) -> bool {
 
 #[inline]
 pub(crate) fn string(raw: &str) -> Option<Value<'_>> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    let [b'"', inner @ .., b'"'] = raw.as_bytes() else { return None };
+    let inner = raw.get(1..=inner.len())?;
     if is_plain(inner) {
         return Some(Value::Text(inner));
     }
@@ -100,7 +101,7 @@ pub(crate) fn string(raw: &str) -> Option<Value<'_>> {
 
 /// A whole number; `5.0` and `1e3` are whole numbers too.
 #[inline]
-fn integer(raw: &str) -> Option<i64> {
+pub(super) fn integer(raw: &str) -> Option<i64> {
     if let Ok(value) = raw.parse::<i64>() {
         return Some(value);
     }
@@ -112,14 +113,17 @@ fn integer(raw: &str) -> Option<i64> {
 }
 
 fn double<'a>(raw: &str, name: &str, column_type: ColumnType, max: f64) -> Result<Value<'a>, Refusal> {
-    if !is_number(raw) {
-        return Err(wrong(name, column_type, raw));
+    match number(raw) {
+        Some(value) if value.abs() <= max => Ok(Value::Double(value)),
+        Some(_) => Err(out_of_range(name, column_type, raw)),
+        None => Err(wrong(name, column_type, raw)),
     }
-    match raw.parse::<f64>() {
-        Ok(value) if value.abs() <= max => Ok(Value::Double(value)),
-        Ok(_) => Err(out_of_range(name, column_type, raw)),
-        Err(_) => Err(wrong(name, column_type, raw)),
-    }
+}
+
+/// The number nearest to what is written; infinite where it is too large.
+#[inline]
+pub(super) fn number(raw: &str) -> Option<f64> {
+    is_number(raw).then(|| raw.parse().ok()).flatten()
 }
 
 fn decimal<'a>(raw: &str, name: &str, precision: u8, scale: u8) -> Result<Value<'a>, Refusal> {

@@ -13,6 +13,11 @@ pub(crate) use self::scan::is_plain;
 /// The deepest that a payload may nest; the same as common JSON readers take.
 const MAX_DEPTH: usize = 127;
 
+/// Stands for a member that no column takes.
+const UNKNOWN: usize = usize::MAX;
+/// So many members of a payload are expected where the last one had them.
+const ORDER_MAX: usize = 256;
+
 /// What a member of an object leads to.
 #[derive(Debug)]
 enum Target {
@@ -186,18 +191,14 @@ impl Node {
         self.members.iter().all(|(_, target)| matches!(target, Target::Slots(_)))
     }
 
-    /// The member of that name. `hint` is where it is looked for first: members mostly come in one order.
+    /// Which member has that name; [`UNKNOWN`] if none. `hint` is where it is looked for first: members mostly come in one
+    /// order.
     #[inline]
-    fn find(&self, name: &str, hint: &mut usize) -> Option<&Target> {
-        if let Some((found, target)) = self.members.get(*hint)
-            && **found == *name
-        {
-            *hint += 1;
-            return Some(target);
+    fn find(&self, name: &str, hint: usize) -> usize {
+        if self.members.get(hint).is_some_and(|(found, _)| **found == *name) {
+            return hint;
         }
-        let at = self.members.iter().position(|(found, _)| **found == *name)?;
-        *hint = at + 1;
-        self.members.get(at).map(|(_, target)| target)
+        self.members.iter().position(|(found, _)| **found == *name).unwrap_or(UNKNOWN)
     }
 }
 
@@ -214,6 +215,8 @@ pub(crate) struct Other<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Found<'a> {
     pub(crate) slots: Vec<Option<&'a str>>,
+    /// Which members of the outermost object were found, in order: they are expected so in the next payload.
+    pub(super) order: Vec<usize>,
     /// Where the payload's first slot lies, where `slots` are those of several.
     pub(crate) base: usize,
     pub(crate) others: Option<Vec<Other<'a>>>,
@@ -297,7 +300,9 @@ impl<'a> Visitor<'a> for ObjectSeed<'_, '_, 'a> {
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let mut hint = 0;
         while let Some(key) = map.next_key_seed(KeySeed)? {
-            let target = self.node.find(&key, &mut hint);
+            let at = self.node.find(&key, hint);
+            hint = if at == UNKNOWN { hint } else { at + 1 };
+            let target = self.node.members.get(at).map(|(_, target)| target);
             let raw = map.next_value::<&'a RawValue>()?.get();
             match target {
                 None => self.found.note_other(self.node, key, raw),
@@ -337,6 +342,14 @@ impl<'a> Found<'a> {
             Some(_) if node.is_taken => self.note_first_other(node, name),
             Some(others) => others.push(Other { object: node.place, name, raw }),
             None => self.note_first_other(node, name),
+        }
+    }
+
+    fn note_order(&mut self, place: usize, member: usize) {
+        if let Some(known) = self.order.get_mut(place) {
+            *known = member;
+        } else if place == self.order.len() && place < ORDER_MAX {
+            self.order.push(member);
         }
     }
 

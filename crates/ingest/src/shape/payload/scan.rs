@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::{Found, MAX_DEPTH, Node, Target};
+use super::{Found, MAX_DEPTH, Node, Target, UNKNOWN};
 
 /// Finds the members of the object that is all of `payload`. None where it is declined; then `found` may hold a part.
 pub(super) fn find_members<'a>(payload: &'a str, node: &Node, found: &mut Found<'a>) -> Option<()> {
@@ -76,26 +76,43 @@ impl<'a> Scan<'a> {
         if self.take(b'}').is_some() {
             return Some(());
         }
+        let is_outermost = depth == 1;
         let mut hint = 0;
-        loop {
-            self.member(node, &mut hint, found, depth)?;
+        for place in 0.. {
+            if is_outermost {
+                hint = found.order.get(place).copied().unwrap_or(hint);
+            }
+            let at = self.member(node, hint, found, depth)?;
+            if is_outermost && found.order.get(place) != Some(&at) {
+                found.note_order(place, at);
+            }
+            hint = if at == UNKNOWN { hint } else { at + 1 };
             if !self.goes_on(b'}')? {
-                return Some(());
+                break;
             }
         }
+        Some(())
     }
 
+    /// Gives which of the node's members it is, as [`Node::find`] does.
     #[inline]
-    fn member(&mut self, node: &Node, hint: &mut usize, found: &mut Found<'a>, depth: usize) -> Option<()> {
+    fn member(&mut self, node: &Node, hint: usize, found: &mut Found<'a>, depth: usize) -> Option<usize> {
         self.take(b'"')?;
-        let (target, name) = self.name(node, hint)?;
+        let (at, name) = self.name(node, hint)?;
         self.space();
         self.take(b':')?;
         self.space();
         let from = self.at;
-        match target {
+        match node.members.get(at).map(|(_, target)| target) {
             Some(Target::Slots(slots)) => {
-                self.value(depth)?;
+                match self.peek()? {
+                    b'"' => {
+                        self.at += 1;
+                        self.string()?;
+                    }
+                    b'-' | b'0'..=b'9' => self.number()?,
+                    _ => self.value(depth)?,
+                }
                 found.note(slots, self.text.get(from..self.at)?);
             }
             Some(Target::Object(inner, slots)) => {
@@ -112,21 +129,20 @@ impl<'a> Scan<'a> {
                 found.note_other(node, name, raw);
             }
         }
-        Some(())
+        Some(at)
     }
 
-    /// What a member's name leads to, and the name, where it leads to nothing; its opening quote has been passed.
+    /// Which of the node's members it is, and the name, where it is none of them; its opening quote has been passed.
     #[inline]
-    fn name<'n>(&mut self, node: &'n Node, hint: &mut usize) -> Option<(Option<&'n Target>, &'a str)> {
-        if let Some((name, target)) = node.members.get(*hint) {
+    fn name(&mut self, node: &Node, hint: usize) -> Option<(usize, &'a str)> {
+        if let Some((name, _)) = node.members.get(hint) {
             let end = self.at + name.len();
             if self.bytes.get(self.at..end).is_some_and(|found| is_same(found, name.as_bytes()))
                 && self.bytes.get(end) == Some(&b'"')
                 && !node.has_strange_names
             {
-                *hint += 1;
                 self.at = end + 1;
-                return Some((Some(target), ""));
+                return Some((hint, ""));
             }
         }
         let from = self.at;
@@ -140,7 +156,6 @@ impl<'a> Scan<'a> {
     }
 
     /// Passes a value that lies so many objects and arrays deep.
-    #[inline]
     fn value(&mut self, depth: usize) -> Option<()> {
         match self.peek()? {
             b'"' => {
@@ -351,17 +366,25 @@ mod tests {
     }
 
     /// What the two readers say of a text; none where the fast one declines.
-    fn both(text: &str, node: &Node, slots: usize, keeps: bool) -> (Option<Seen>, Option<Seen>) {
+    fn both(
+        text: &str,
+        node: &Node,
+        (slots, keeps): (usize, bool),
+        order: &mut Vec<usize>,
+    ) -> (Option<Seen>, Option<Seen>) {
         let fresh = || Found { slots: vec![None; slots], others: keeps.then(Vec::new), ..Found::default() };
         let (mut fast, mut slow) = (fresh(), fresh());
+        // What was found in the texts before, whatever that was.
+        fast.order = std::mem::take(order);
         let (scanned, read) = (find_members(text, node, &mut fast), general(text, node, &mut slow));
+        *order = std::mem::take(&mut fast.order);
         (scanned.map(|()| seen(fast)), read.ok().map(|()| seen(slow)))
     }
 
     #[test]
     fn the_fast_way_finds_what_the_general_reader_finds_and_takes_nothing_that_it_refuses() {
         let mut rng = StdRng::seed_from_u64(11);
-        let (mut taken, mut refused) = (0, 0);
+        let (mut taken, mut refused, mut order) = (0, 0, Vec::new());
         for round in 0..20_000 {
             let (node, slots) = Node::of(&contract(round % 2 == 0));
             let value = object(&mut rng, 0);
@@ -386,7 +409,7 @@ mod tests {
                 }
                 text = String::from_utf8_lossy(&bytes).into_owned();
             }
-            let (fast, slow) = both(&text, &node, slots.count, round % 5 == 0);
+            let (fast, slow) = both(&text, &node, (slots.count, round % 5 == 0), &mut order);
             if let Some(fast) = &fast {
                 assert_eq!(Some(fast), slow.as_ref(), "{text}");
                 taken += 1;
