@@ -643,6 +643,36 @@ def test_s41_rates_are_kept_and_name_the_limit_and_when_to_come_back(make_server
     assert client.IngestBatch(batch, metadata=[("x-api-key", keys[1])], timeout=10).accepted == 100, "another client has its own"
 
 
+def test_f63_who_comes_before_the_time_that_it_was_told_is_answered_late_and_others_at_once(make_server, stubs):
+    limits = {"limits": {"rates": {"client": {"records_per_second": 100}}}, "ingestion": {"batch_size": 100, "batch_size_max": 100}}
+    server = make_server({**REQUIRED, **limits})
+    hasty, patient = (make_key(server, "write")["key"] for _ in range(2))
+    server.start()
+    batch = stubs.ingestion.IngestBatchRequest(endpoint_id="s", records=[stubs.common.DataRecord(payload=b"{}")] * 100)
+    documents = "[" + ",".join(['{"more": "bytes than the other"}'] * 100) + "]"
+
+    def over_grpc(key):
+        try:
+            return client.IngestBatch(batch, metadata=[("x-api-key", key)], timeout=10).accepted
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+            return 0
+
+    def over_http(key):
+        headers = {"x-api-key": key, "content-type": "application/json"}
+        answer = requests.post(f"{server.http}/api/ingest/streams/s", data=documents, headers=headers, timeout=10)
+        assert answer.status_code in (200, 202, 429), answer.text
+        return answer.json().get("accepted", 0)
+
+    client = server.client()
+    assert over_grpc(hasty) == 100 and over_grpc(hasty) == 0
+    for send in (over_grpc, over_http):
+        began = time.monotonic()
+        assert send(hasty) == 0
+        assert time.monotonic() - began >= 0.1, "it is not told again at once"
+    assert over_http(patient) == 100
+
+
 def test_f63_a_tenant_that_floods_does_not_starve_its_neighbour(make_server, stubs):
     server = make_server(REQUIRED)
     noisy, quiet = make_key(server, "write", tenant="noisy")["key"], make_key(server, "write", tenant="quiet")["key"]

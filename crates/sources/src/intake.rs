@@ -1,5 +1,7 @@
 //! What this room needs of the gate. Tests of the protocols bring their own.
 
+use std::time::Duration;
+
 use lakegate_access::Principal;
 use lakegate_ingest::{ComponentHealth, Gate, GateStatus, Submission, SubmissionOutcome, SubmitError};
 use lakegate_model::{StreamName, TenantId};
@@ -20,6 +22,25 @@ pub trait Intake: Clone + Send + Sync + 'static {
     fn aside(&self, _bytes: usize) -> Option<&tokio::runtime::Handle> {
         None
     }
+}
+
+/// Who comes before the time that it was told is answered after so long at most: one who waits for answers floods no faster.
+const LATE: Duration = Duration::from_millis(250);
+
+/// Refuses a request of so many bytes where it comes before the time that its sender was told. The answer comes late;
+/// what the request holds is let go before.
+pub(crate) async fn refuse_early<I: Intake, H>(
+    intake: &I,
+    principal: Option<&Principal>,
+    bytes: usize,
+    held: H,
+) -> Result<H, SubmitError> {
+    let Err(error) = intake.check_early(principal, bytes) else { return Ok(held) };
+    drop(held);
+    if let SubmitError::OverQuota { retry_after_ms, .. } = &error {
+        tokio::time::sleep(Duration::from_millis(*retry_after_ms).min(LATE)).await;
+    }
+    Err(error)
 }
 
 impl Intake for Gate {

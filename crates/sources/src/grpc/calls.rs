@@ -16,7 +16,6 @@ use tracing::Instrument;
 use super::answer;
 use super::compression::{ACCEPTED, Encoding};
 use super::error;
-use super::intake::Intake;
 use super::message::{MessageReader, frame_answer};
 use super::observe::{Method, correlation_id};
 use super::proto;
@@ -24,6 +23,7 @@ use super::reply::{ReplyBody, grpc_reply, refused};
 use super::shared::Shared;
 use super::stream;
 use super::wire;
+use crate::intake::{Intake, refuse_early};
 
 /// Who makes a call.
 #[derive(Debug, Clone)]
@@ -110,7 +110,12 @@ impl<I: Intake> Call<'_, I> {
         }
         let reader = MessageReader::new(body, self.shared.read_rules(self.headers)?);
         let encoding = Encoding::for_answers(self.headers);
-        let received = reader.only().await?;
+        let mut received = reader.only().await?;
+        if method == Method::IngestBatch {
+            let (principal, bytes) = (self.caller.principal.as_deref(), received.bytes.len());
+            let held = refuse_early(&self.shared.intake, principal, bytes, received).await;
+            received = held.map_err(|error| error::status_of(&error))?;
+        }
         let message = match method {
             Method::IngestRecord => self.ingest_record(received.bytes, encoding).await?,
             Method::IngestBatch => self.ingest_batch(received.bytes, encoding).await?,

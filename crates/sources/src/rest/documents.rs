@@ -19,7 +19,7 @@ use super::lines::{Group, Lines};
 use super::refusal::{Refusal, listed};
 use super::unpack::Unpacked;
 use super::{Caller, Reply, Rest, Sent};
-use crate::intake::Intake;
+use crate::intake::{Intake, refuse_early};
 use crate::json::Walk;
 use crate::time::{now_ms, put_time};
 
@@ -116,6 +116,8 @@ where
     }
     let mut charge = Charge::new(&rest.budget);
     let body = incoming.whole(packing, &rest.limits, &mut charge).await?;
+    let (principal, bytes) = (target.caller.principal.as_deref(), body.len());
+    let (body, _charge) = refuse_early(&rest.intake, principal, bytes, (body, charge)).await.map_err(Refusal::of)?;
     let group = if by_lines { all_lines(&body, rest.limits.line_bytes_max)? } else { read_json(body)? };
     let mut counts = Counts::default();
     if !group.spans.is_empty() {

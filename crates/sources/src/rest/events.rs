@@ -13,7 +13,7 @@ use super::answer::{BatchAnswer, event_response};
 use super::body::{Charge, Incoming, Packing, content_type};
 use super::refusal::Refusal;
 use super::{Caller, Reply, Rest, Sent};
-use crate::intake::Intake;
+use crate::intake::{Intake, refuse_early};
 use crate::json::{Misplaced, Walk, text_value};
 
 /// The most bytes of an `Idempotency-Key`.
@@ -135,8 +135,9 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let (body, charge, mut sent) = read(rest, request, &caller).await?;
-    rest.intake.check_early(caller.principal.as_deref(), body.len()).map_err(Refusal::of)?;
+    let held = read(rest, request, &caller).await?;
+    let (principal, bytes) = (caller.principal.as_deref(), held.0.len());
+    let (body, charge, mut sent) = refuse_early(&rest.intake, principal, bytes, held).await.map_err(Refusal::of)?;
     let batch = match rest.intake.aside(body.len()) {
         None => read_batch(&body)?,
         Some(aside) => {
