@@ -387,3 +387,42 @@ def test_files_of_a_real_bucket(make_server, minio, tmp_path):
     assert count(server, "default.fresh")["c"] == 1
     log = server.log.read_text()
     assert "minioadmin" not in log
+
+
+def test_a_text_file_is_read_as_the_contract_has_it_and_nothing_of_a_value_is_lost(make_server, drop):
+    path = lambda name, column_type: {"name": name, "type": column_type, "path": name}
+    columns = [path("id", "string"), path("price", "decimal(17,4)"), path("ratio", "double"), path("label", "string"), path("n", "long")]
+    streams = {"exact": {"columns": columns, "payload": "json"}}
+    server = make_server({"streams": streams, "imports": {"roots": [str(drop)]}}).start()
+    texts = ["1.50", "1e5", "TRUE", "2024-12-01 10:00:00", "007", "A12"]
+    lines = [f"{text},1234567890123.4567,{at},{text},{at}" for at, text in enumerate(texts)]
+    # What a sample shows is whole numbers; what comes after it is not.
+    lines = [f"{n},{n}.0001,{n},{n},{n}" for n in range(60_000)] + [*lines, "late,0.5,0.25,text,7"]
+    (drop / "exact.csv").write_text("id,price,ratio,label,n\n" + "\n".join(lines) + "\n")
+    job = imported(server, {"path": str(drop / "exact.csv"), "stream": "exact"}, "/api/ingest/csv")
+    assert (job["documents"], job["skipped"]) == (len(lines), 0), job
+    judged = server.catalog().load_table("default.exact").scan().to_arrow()
+    source = duckdb.sql(f"SELECT * FROM read_csv('{drop}/exact.csv', header=true, all_varchar=true)")
+    wanted = duckdb.sql("SELECT count(*), bit_xor(hash(id, price::DECIMAL(17,4), ratio::DOUBLE, label, n::BIGINT)) FROM source").fetchone()
+    assert duckdb.sql("SELECT count(*), bit_xor(hash(id, price, ratio, label, n)) FROM judged").fetchone() == wanted
+
+
+def test_rows_that_the_contract_refuses_are_told_with_their_number_and_reason(make_server, drop):
+    columns = [{"name": "n", "type": "long", "path": "n", "required": True}, {"name": "text", "type": "string", "path": "text"}]
+    server = make_server({"streams": {"strict": {"columns": columns, "payload": "json"}}, "imports": {"roots": [str(drop)]}}).start()
+    (drop / "some.jsonl").write_text('{"n": 1}\n{"n": "two"}\n{"text": "three"}\n{"n": 4}\nnone\n')
+    job = imported(server, {"path": str(drop / "some.jsonl"), "stream": "strict"}, "/api/ingest/jsonl")
+    assert (job["documents"], job["skipped"]) == (2, 3), job
+    assert [problem["row"] for problem in job["errors"]] == [2, 3, 5], job["errors"]
+    assert "n must be" in job["errors"][0]["reason"] and "n is required" in job["errors"][1]["reason"], job["errors"]
+
+
+def test_of_a_file_that_breaks_only_what_is_committed_counts(reader, drop):
+    server = reader()
+    text = "n,text\n" + "".join(f"{n},row {n}\n" for n in range(200_000))
+    (drop / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-200_000])
+    answer = post(server, "/api/ingest/csv", {"path": str(drop / "cut.csv.gz"), "stream": "cut"})
+    job = answer.json()
+    assert (job["state"], job["documents"], job["files_failed"]) == ("failed", 0, 1), job
+    tables = {name[-1] for name in server.catalog().list_tables("default")}
+    assert "cut" not in tables or server.catalog().load_table("default.cut").scan().to_arrow().num_rows == 0

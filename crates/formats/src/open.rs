@@ -67,6 +67,11 @@ impl Source {
         (self.read.load(Ordering::Relaxed), self.total)
     }
 
+    /// How long the text is. None: only reading to the end tells.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.seek.as_ref().and_then(|(input, base)| input.len()?.checked_sub(*base))
+    }
+
     pub(crate) fn io(&self, offset: u64, source: io::Error) -> ReadError {
         read_error(&self.name, &format!("after byte {offset}"), source)
     }

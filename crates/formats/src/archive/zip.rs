@@ -1,6 +1,6 @@
 //! Zip archives: their directory, and members stored or deflated.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -22,7 +22,38 @@ pub(crate) struct ZipMember {
     flags: u16,
     packed: u64,
     unpacked: u64,
+    crc: u32,
     at: u64,
+}
+
+/// A member's unpacked bytes. The last are given only when their number and checksum are those of the directory.
+struct Whole {
+    inner: Stream,
+    crc: flate2::Crc,
+    read: u64,
+    unpacked: u64,
+    sum: u32,
+}
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if read == 0 && !buffer.is_empty() && self.read != self.unpacked {
+            return wrong(format!("it has {} bytes; the directory says {}", self.read, self.unpacked));
+        }
+        self.crc.update(buffer.get(..read).unwrap_or_default());
+        self.read += read as u64;
+        if self.read > self.unpacked {
+            return wrong(format!("it has more bytes than the {} that the directory says", self.unpacked));
+        }
+        // With the last byte, and not after it: a reader may have no reason to ask for more.
+        if self.read == self.unpacked && self.crc.sum() != self.sum {
+            let found = self.crc.sum();
+            return wrong(format!("its checksum is {found:08x}; the directory says {:08x}", self.sum));
+        }
+        Ok(read)
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -106,6 +137,7 @@ fn entry(bytes: &[u8]) -> Option<(ZipMember, &[u8])> {
         method: u16_at(bytes, 10)?,
         packed: u64::from(u32_at(bytes, 20)?),
         unpacked: u64::from(u32_at(bytes, 24)?),
+        crc: u32_at(bytes, 16)?,
         at: u64::from(u32_at(bytes, 42)?),
     };
     let extra = bytes.get(46 + name_len..46 + name_len + extra_len)?;
@@ -157,11 +189,73 @@ impl ZipMember {
         let from = self.at + 30 + u64::from(name_len) + u64::from(extra_len);
         let stream = input.stream(from).map_err(io)?;
         let packed: Stream = Box::new(Counted { inner: Box::new(stream.take(self.packed)), read: read.clone() });
-        match self.method {
-            0 => Ok(Some(packed)),
-            8 => codec::unpack(packed, Codec::Deflate, limits).map(Some).map_err(io),
-            93 => codec::unpack(packed, Codec::Zstd, limits).map(Some).map_err(io),
-            other => Err(unsupported(format!("packed by method {other}; stored, deflate and zstd are read"))),
+        let inner = match self.method {
+            0 => packed,
+            8 => codec::unpack(packed, Codec::Deflate, limits).map_err(io)?,
+            93 => codec::unpack(packed, Codec::Zstd, limits).map_err(io)?,
+            other => return Err(unsupported(format!("packed by method {other}; stored, deflate and zstd are read"))),
+        };
+        let (unpacked, sum) = (self.unpacked, self.crc);
+        Ok(Some(Box::new(Whole { inner, crc: flate2::Crc::new(), read: 0, unpacked, sum })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use crate::{BytesInput, ReadError, ReadOptions, open};
+
+    /// An archive of one member.
+    fn archive(method: u16, packed: &[u8], text: &[u8], unpacked: u32) -> Vec<u8> {
+        let mut crc = flate2::Crc::new();
+        crc.update(text);
+        let len = u32::try_from(packed.len()).unwrap();
+        let mut common = [20_u16, 0, method, 0, 0].map(u16::to_le_bytes).concat();
+        common.extend([crc.sum(), len, unpacked].map(u32::to_le_bytes).concat());
+        common.extend([7_u16, 0].map(u16::to_le_bytes).concat());
+        let member = [b"PK\x03\x04".as_slice(), &common, b"a.jsonl", packed].concat();
+        let directory = [b"PK\x01\x02\x14\0".as_slice(), &common, &[0; 14], b"a.jsonl"].concat();
+        let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
+        end.extend(u32::try_from(directory.len()).unwrap().to_le_bytes());
+        end.extend(u32::try_from(member.len()).unwrap().to_le_bytes());
+        end.extend([0_u8, 0]);
+        [member, directory, end].concat()
+    }
+
+    fn read(bytes: Vec<u8>) -> Result<usize, ReadError> {
+        let mut reader = open(Arc::new(BytesInput::new("a.zip", bytes)), &ReadOptions::default(), None)?;
+        let mut rows = 0;
+        while let Some(piece) = reader.next()? {
+            rows += piece.rows.len();
+        }
+        Ok(rows)
+    }
+
+    #[test]
+    fn a_member_whose_bytes_are_not_those_of_the_directory_is_refused() {
+        let text: String = (0..50_000).map(|i| format!("{{\"i\":{}}}\n", 100_000 + i)).collect();
+        let text = text.as_bytes();
+        let len = u32::try_from(text.len()).unwrap();
+        let deflate = |bytes: &[u8]| {
+            let mut out = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+            out.write_all(bytes).unwrap();
+            out.finish().unwrap()
+        };
+        // A digit for a digit: nothing else tells.
+        let mut flipped = text.to_vec();
+        let digit = text.len() / 2 + text[text.len() / 2..].iter().position(u8::is_ascii_digit).unwrap();
+        flipped[digit] ^= 1;
+        for (method, whole, other) in [(0, text.to_vec(), flipped.clone()), (8, deflate(text), deflate(&flipped))] {
+            assert_eq!(read(archive(method, &whole, text, len)).unwrap(), 50_000);
+            for (packed, unpacked, why) in
+                [(&other, len, "its checksum is"), (&whole, len + 1, "it has"), (&whole, len - 1, "it has more bytes")]
+            {
+                let error = read(archive(method, packed, text, unpacked)).unwrap_err();
+                assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+                assert!(error.to_string().contains(why), "{error}");
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, RowGroupMetaData};
 
 use self::chunks::Chunks;
 pub use self::pages::ParquetFile;
@@ -73,8 +73,18 @@ pub fn read_footer(input: &dyn Input, limits: &Limits) -> Result<Arc<ParquetMeta
         Some(footer) => bytes::Bytes::copy_from_slice(footer),
         None => input.read_at(len - TAIL_BYTES - size as u64, size).map_err(io)?,
     };
-    guard::check_footer(&footer).map_err(damaged)?;
-    let decoded = catch_unwind(|| ParquetMetaDataReader::decode_metadata(&footer));
+    let shape = guard::check_footer(&footer).map_err(damaged)?;
+    if shape.deepest > limits.nesting {
+        let (deepest, most) = (shape.deepest, limits.nesting);
+        let reason = format!("columns are nested {deepest} deep; at most {most} is read (limit nesting)");
+        return Err(ReadError::Limit { name: input.name().into(), place: place.into(), reason });
+    }
+    let decoded = catch_unwind(|| {
+        ParquetMetaDataReader::decode_schema(&shape.schema).and_then(|schema| {
+            let options = ParquetMetaDataOptions::new().with_schema(schema);
+            ParquetMetaDataReader::decode_metadata_with_options(&footer, Some(&options))
+        })
+    });
     let metadata = decoded.map_err(|_| damaged("its decoder gave up".into()))?.map_err(|e| damaged(e.to_string()))?;
     check_metadata(input.name(), &metadata, len, limits)?;
     Ok(Arc::new(metadata))
@@ -85,11 +95,6 @@ fn check_metadata(name: &str, metadata: &ParquetMetaData, len: u64, limits: &Lim
     let leaves = metadata.file_metadata().schema_descr().num_columns();
     if leaves > limits.columns {
         let reason = format!("{leaves} columns; at most {} are read (limit columns)", limits.columns);
-        return Err(ReadError::Limit { name: name.into(), place: "footer".into(), reason });
-    }
-    let deepest = metadata.file_metadata().schema_descr().columns().iter().map(|c| c.path().parts().len()).max();
-    if deepest.is_some_and(|d| d > limits.nesting) {
-        let reason = format!("columns are nested deeper than {} (limit nesting)", limits.nesting);
         return Err(ReadError::Limit { name: name.into(), place: "footer".into(), reason });
     }
     for (number, group) in metadata.row_groups().iter().enumerate() {

@@ -54,6 +54,9 @@ use crate::gate::{Gate, Inner};
 use crate::growth::Wishes;
 use crate::streams::Stream;
 
+/// So many rows that were set aside are told of at once.
+const REFUSALS_TOLD: usize = 100;
+
 /// Numbers imports, so that each knows its own claims.
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
 
@@ -78,6 +81,8 @@ pub struct Import {
     claimed: Vec<u128>,
     /// Since the last commit.
     tally: Tally,
+    /// Of rows that were set aside.
+    refusals: Vec<(u64, String)>,
     last_commit_us: u64,
     summary: ImportSummary,
 }
@@ -158,6 +163,7 @@ impl Gate {
             rows,
             claimed: Vec::new(),
             tally: Tally::default(),
+            refusals: Vec::new(),
         }
     }
 }
@@ -208,21 +214,36 @@ impl Import {
         self.summary.rows_before
     }
 
-    /// The types that the stream wants of a text file's columns, by the names that the file has them under. What has a
-    /// notation of its own in the contract, such as times, is wanted as text.
+    /// The types as which a text file's columns are to be read, by the names that the file has them under, where what a
+    /// sample shows is not enough: text that looks like something else, and numbers of which a reader would lose a part.
     #[must_use]
     pub fn text_types(&self) -> SchemaRef {
-        let plain = |column: &Column| match column.column_type {
-            ColumnType::Int | ColumnType::Long | ColumnType::Float | ColumnType::Double => {
-                lakegate_memtable::arrow_type(column.column_type)
-            }
-            _ => DataType::Utf8,
+        let has_notation = |column: &Column| {
+            let slot = self.stream.shaper.contract.columns.iter().position(|other| other.name == column.name);
+            slot.and_then(|slot| self.stream.shaper.slot_rules(slot)).is_some_and(|rules| rules.times.is_some())
+        };
+        let read_as = |column: &Column| match column.column_type {
+            ColumnType::String | ColumnType::Decimal { .. } => Some(DataType::Utf8),
+            ColumnType::Float | ColumnType::Double => Some(DataType::Float64),
+            _ => has_notation(column).then_some(DataType::Utf8),
         };
         let field = |column: &Column| match &column.source {
-            ColumnSource::Path(path) => Some(Field::new(path.join("."), plain(column), true)),
+            ColumnSource::Path(path) => Some(Field::new(path.join("."), read_as(column)?, true)),
             ColumnSource::Envelope(_) => None,
         };
         Arc::new(Schema::new(self.stream.shaper.contract.columns.iter().filter_map(field).collect::<Vec<_>>()))
+    }
+
+    /// Rows and duplicates that were taken since the last commit.
+    #[must_use]
+    pub fn uncommitted(&self) -> (u64, u64) {
+        (self.tally.accepted, self.tally.duplicate)
+    }
+
+    /// Rows that were set aside since this was last asked, each with its number in the file, from 0, and the reason; the
+    /// first [`REFUSALS_TOLD`] of them.
+    pub fn refusals(&mut self) -> Vec<(u64, String)> {
+        std::mem::take(&mut self.refusals)
     }
 
     /// Takes the next piece of the file. Its rows are in the table after the next commit, at the latest that of
@@ -246,6 +267,8 @@ impl Import {
         }));
         letters.sort_by_key(|letter| letter.row);
         let dead_lettered = letters.len() as u64;
+        let room = REFUSALS_TOLD.saturating_sub(self.refusals.len());
+        self.refusals.extend(letters.iter().take(room).map(|letter| (letter.row, letter.refusal.message.clone())));
         let came = rows.num_rows() as u64;
         let rows = self.without_duplicates(rows, received_us).await?;
         let (accepted, bytes) = (rows.num_rows() as u64, bytes_of(&rows) as u64);

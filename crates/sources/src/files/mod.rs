@@ -5,6 +5,7 @@
 //! brings it how often; errors name file and row, and harm no other file. Refuses: rules about rows (they are the
 //! gate's), and places that the configuration does not allow (`lakegate-places` decides).
 
+mod aside;
 mod credentials;
 mod imports;
 mod job;

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use lakegate_formats::{Format, Mark, ParquetFile, Piece, ReadError, ReadOptions, Rows};
 use lakegate_ingest::{Begun, Import, ImportError, ImportTarget, OwnColumns};
 use lakegate_places::{FileIdentity, Found, Location, Opened, PlaceError, shown};
 
+use super::aside::aside;
 use super::imports::Inner;
 use super::job::{Counts, FileChoice, Job, JobProblem};
 use super::journal::{Ended, Id128, Line};
@@ -105,7 +107,8 @@ pub(super) struct ReadyFile {
 
 /// Imports one file and adds it to the job's figures; one that is small is left for a commit with others. Blocks.
 pub(super) fn import_file(inner: &Inner, job: &Job, source: &FileSource, earlier: &Earlier) -> Imported {
-    One { inner, job, counts: Counts::default(), file: None, attempt: 1, is_alone: false }.import(source, earlier)
+    One { inner, job, counts: Counts::default(), file: None, attempt: 1, is_alone: false, lost: Counts::default() }
+        .import(source, earlier)
 }
 
 /// After the commit of a file that was left for it: it is done with, or imported anew by itself. Blocks.
@@ -118,7 +121,7 @@ pub(super) fn end_file(
     earlier: &Earlier,
 ) -> Result<Counts, ()> {
     let ReadyFile { opened, counts, file } = ready;
-    let mut one = One { inner, job, counts, file, attempt: 1, is_alone: true };
+    let mut one = One { inner, job, counts, file, attempt: 1, is_alone: true, lost: Counts::default() };
     let Err(error) = committed else {
         one.count(Counts { files: 1, ..Counts::default() });
         one.settle(source, &opened);
@@ -143,6 +146,8 @@ struct One<'a> {
     attempt: u32,
     /// Whether it is committed by itself in any case.
     is_alone: bool,
+    /// Of what was counted in this attempt: what was taken and not committed when it broke.
+    lost: Counts,
 }
 
 /// The rows of one table.
@@ -189,12 +194,16 @@ impl One<'_> {
                 tracing::info!(job = %self.job.id, reason = %broken, "a file is taken up again");
                 self.attempt += 1;
                 self.job.figures.take_back(&self.counts);
-                self.counts = Counts::default();
+                (self.counts, self.lost) = (Counts::default(), Counts::default());
                 std::thread::sleep(PAUSE * self.attempt);
                 continue;
             }
             let problem = JobProblem { file: source.shown(), row: None, reason: broken.to_string() };
             tracing::warn!(job = %self.job.id, file = %problem.file, reason = %problem.reason, "a file was not imported whole");
+            // What no commit took is not in the table.
+            self.job.figures.take_back(&self.lost);
+            self.counts.documents = self.counts.documents.saturating_sub(self.lost.documents);
+            self.counts.duplicates = self.counts.duplicates.saturating_sub(self.lost.duplicates);
             self.count(Counts { files: 1, files_failed: 1, ..Counts::default() });
             self.ended(Some(problem));
             return Imported::Done(if broken.is_temporary() { Err(()) } else { Ok(self.counts) });
@@ -229,6 +238,7 @@ impl One<'_> {
                 return Err(broken);
             }
         }
+        self.lost = lost_of(&ways);
         let may_wait = !self.is_alone && ways.len() == 1;
         if let Some(Way::Open(Open { import, .. })) = ways.get_mut(&None).filter(|_| may_wait)
             && import.is_small()
@@ -240,7 +250,10 @@ impl One<'_> {
         let all_absorbed = !ways.is_empty() && ways.values().all(|way| matches!(way, Way::Absorbed));
         for way in ways.into_values() {
             if let Way::Open(open) = way {
+                let uncommitted = open.import.uncommitted();
                 self.inner.options.handle.block_on(open.import.finish())?;
+                self.lost.documents -= uncommitted.0;
+                self.lost.duplicates -= uncommitted.1;
             }
         }
         let files_unchanged = u64::from(all_absorbed && !subject.was_begun);
@@ -252,7 +265,7 @@ impl One<'_> {
     /// Reads the file to its end.
     fn read(&mut self, subject: &Subject, ways: &mut Ways) -> Result<(), Broken> {
         let input = &subject.opened.input;
-        let options = ReadOptions {
+        let mut options = ReadOptions {
             format: self.job.request.format.as_deref().and_then(Format::parse),
             ..ReadOptions::default()
         };
@@ -269,8 +282,12 @@ impl One<'_> {
             };
             let way = ways.entry(None).insert_entry(self.begin(subject, None, columns.map(OwnColumns::Schema))?);
             let Way::Open(open) = way.into_mut() else { return Ok(()) };
-            if let Some(mark) = open.import.resume_mark() {
-                pieces = lakegate_formats::open(input.clone(), &options, Some(mark))?;
+            let mark = open.import.resume_mark();
+            let types = open.import.text_types();
+            let is_read_otherwise = parquet.is_none() && differ(&types, pieces.schema().as_ref());
+            options.csv.types = Some(types);
+            if mark.is_some() || is_read_otherwise {
+                pieces = lakegate_formats::open(input.clone(), &options, mark)?;
                 first = pieces.next()?;
             } else if let Some(file) = &parquet
                 && self.adopt(file, subject, &mut open.import)?
@@ -317,8 +334,8 @@ impl One<'_> {
     }
 
     fn take(&mut self, piece: Piece, subject: &Subject, ways: &mut Ways) -> Result<(), Broken> {
-        self.problems(&subject.location, piece.bad.iter().map(|bad| (bad.row, bad.reason.clone())));
         if self.job.request.dry_run {
+            self.problems(&subject.location, piece.bad.iter().map(|bad| (bad.row, bad.reason.clone())));
             let (documents, skipped) = (piece.rows.len() as u64, piece.bad.len() as u64);
             self.count(Counts { documents, skipped, ..Counts::default() });
             return Ok(());
@@ -343,6 +360,7 @@ impl One<'_> {
             return Ok(());
         }
         let taken = self.inner.options.handle.block_on(open.import.take(piece))?;
+        self.problems(&subject.location, open.import.refusals().into_iter());
         let (documents, duplicates, skipped) = (taken.accepted, taken.duplicates, taken.dead_lettered);
         self.count(Counts { documents, duplicates, skipped, ..Counts::default() });
         Ok(())
@@ -388,7 +406,8 @@ impl One<'_> {
     }
 
     /// What was taken since the last commit is given up; where the process ends, it is kept, and reading goes on there.
-    fn give_up(&self, ways: Ways, broken: &Broken) {
+    fn give_up(&mut self, ways: Ways, broken: &Broken) {
+        self.lost = lost_of(&ways);
         let keeps = matches!(broken, Broken::Stopped) && self.inner.stop.is_cancelled();
         for way in ways.into_values() {
             let Way::Open(Open { mut import, .. }) = way else { continue };
@@ -425,7 +444,8 @@ impl One<'_> {
     fn problems(&self, location: &Location, problems: impl Iterator<Item = (u64, String)>) {
         let file = location.shown();
         for (row, reason) in problems {
-            self.job.tell_problem(JobProblem { file: file.clone(), row: Some(row), reason });
+            // People and dead letters count from one.
+            self.job.tell_problem(JobProblem { file: file.clone(), row: Some(row + 1), reason });
         }
     }
 
@@ -447,25 +467,18 @@ impl One<'_> {
     }
 }
 
-/// Where a file goes that is done with: a hidden folder beside it, which no listing looks into.
-fn aside(location: &Location) -> Option<Location> {
-    const FOLDER: &str = ".imported";
-    match location {
-        Location::Local(path) => {
-            let (dir, name) = (path.parent()?.join(FOLDER), path.file_name()?);
-            let free = dir.join(name);
-            if !free.exists() {
-                return Some(Location::Local(free));
-            }
-            // An earlier file of this name keeps its place.
-            let numbered = (1..10_000).map(|n| dir.join(format!("{n}-{}", name.to_string_lossy())));
-            numbered.into_iter().find(|path| !path.exists()).map(Location::Local)
-        }
-        Location::S3 { bucket, key } => {
-            let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
-            let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-            Some(Location::S3 { bucket: bucket.clone(), key: format!("{folder}{FOLDER}/{name}") })
-        }
-        Location::Http(_) => None,
-    }
+/// Whether a column is to be read as another type than the one that was found for it.
+fn differ(wanted: &Schema, found: Option<&SchemaRef>) -> bool {
+    let found_as = |field: &Field| found.and_then(|schema| schema.field_with_name(field.name()).ok());
+    wanted.fields().iter().any(|field| found_as(field).is_some_and(|found| found.data_type() != field.data_type()))
+}
+
+/// What was taken of these and is in no commit.
+fn lost_of(ways: &Ways) -> Counts {
+    let open = ways.values().filter_map(|way| match way {
+        Way::Open(open) => Some(open.import.uncommitted()),
+        Way::Absorbed => None,
+    });
+    let (documents, duplicates) = open.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    Counts { documents, duplicates, ..Counts::default() }
 }
