@@ -14,6 +14,7 @@ import requests
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from test_duplicates import redis  # noqa: F401
 from test_events import SETTINGS, event, shop, stored  # noqa: F401
 
 
@@ -331,3 +332,25 @@ def test_a_page_in_a_browser_sends_and_hears_and_one_of_others_does_not(make_ser
         assert stored(shop) == 1
     else:
         assert said == {"error": True, "heard": []}
+
+
+def test_f64_none_overtakes_an_event_that_was_told_to_come_back_later(make_server, redis):
+    server = make_server({**SETTINGS, "duplicates": {"redis": {"url": redis.url, "wait": "1s", "timeout": "200ms"}}}).start()
+    sent = [event() for _ in range(30)]
+    with connect(events_of(server)) as ws:
+        say(ws, "cart_event", event())
+        assert hear(ws)["type"] == "event_ack"
+        redis.kill()
+        for one in sent:
+            say(ws, "cart_event", one)
+        first = hear(ws, 20)
+        assert (first["type"], first["eventId"]) == ("event_error", sent[0]["eventId"])
+        redis.start()
+        behind = [hear(ws, 20) for _ in sent[1:]]
+        assert {answer["type"] for answer in behind} == {"event_error"}, "stored, they would come before the first one's second try"
+        assert [answer["eventId"] for answer in behind] == [one["eventId"] for one in sent[1:]]
+        for one in sent:
+            say(ws, "cart_event", one)
+        again = [hear(ws, 20) for _ in sent]
+        assert [(answer["type"], answer["eventId"]) for answer in again] == [("event_ack", one["eventId"]) for one in sent]
+    assert server.sql("SELECT count(*) AS n FROM default.events") == [{"n": 31}]

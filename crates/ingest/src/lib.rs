@@ -47,6 +47,7 @@ mod remote;
 mod replay;
 mod requests;
 mod rows;
+mod sequence;
 mod shape;
 mod shaped;
 mod spill;
@@ -80,6 +81,7 @@ pub use letters::{DeadLetter, LetterFilter, LetterOutcome, PurgeError};
 pub use remember::DuplicateSettings;
 pub use remote::{Absorbed, JudgePosition, LogFrame, LogWriter, RemoteError, RemoteLog, RemoteTicket};
 pub use replay::Replayed;
+pub use sequence::Sequence;
 pub use tables::TableError;
 pub use upstream::{
     Upstream, UpstreamCommit, UpstreamError, UpstreamPayload, UpstreamPosition, UpstreamRecord, UpstreamRecords,

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lakegate_access::Action;
 use lakegate_log::{AppendError, Ticket};
 use lakegate_model::{ReasonCode, StreamKey, TenantId};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{ArrowRows, Submission, SubmissionOutcome, SubmitError, Wire};
 use crate::aside::over_quota;
@@ -20,6 +19,7 @@ use crate::import::{ImportError, OwnColumns};
 use crate::once::{OwnId, answer_again, claim_rows, give_up_rows, outcome_of, take_out_all};
 use crate::requests::{Answered, Kept, encode_answer};
 use crate::rows::{ReadyRows, Span, tables_of};
+use crate::sequence::{Sequence, Turn};
 use crate::streams::DEFAULT_TENANT;
 use crate::wire::BatchRequest;
 
@@ -47,32 +47,34 @@ impl Gate {
     /// # Errors
     /// See [`SubmitError`]; nothing was stored, except perhaps after [`SubmitError::Unavailable`].
     pub async fn submit(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
-        let Some(shared) = &self.inner.shared else { return self.take(submission).await };
-        let turn = if submission.in_order { Some(shared.turns.clone().lock_owned().await) } else { None };
-        // What is claimed is confirmed or given up, whether or not the sender still waits.
-        let inner = self.inner.clone();
-        let task = tokio::spawn(async move { inner.take(&submission, turn).await });
-        task.await.unwrap_or_else(|error| Err(SubmitError::Unavailable { message: error.to_string() }))
+        self.take(submission, Turn::default()).await
     }
-}
 
-impl Gate {
-    async fn take(&self, submission: Submission) -> Result<SubmissionOutcome, SubmitError> {
-        match self.aside(submission.body.len()).filter(|_| !submission.in_order) {
-            None => self.inner.take(&submission, None).await,
-            Some(aside) => {
-                let inner = self.inner.clone();
-                // It ends with the one who waits for it.
-                let task = AbortOnDropHandle::new(aside.spawn(async move { inner.take(&submission, None).await }));
-                task.await.unwrap_or_else(|error| Err(SubmitError::Unavailable { message: error.to_string() }))
-            }
-        }
+    /// The same for a request of a connection that is to stay behind those before it in `sequence`.
+    ///
+    /// # Errors
+    /// As of [`Self::submit`]; and where one before it was refused for now.
+    pub async fn submit_in(
+        &self,
+        submission: Submission,
+        sequence: &Sequence,
+    ) -> Result<SubmissionOutcome, SubmitError> {
+        let place = Some(sequence.enter().await?);
+        self.take(submission, Turn { place, ..Turn::default() }).await
     }
 }
 
 impl Inner {
-    /// Takes one request; `turn` is held until it is in the log.
-    async fn take(&self, submission: &Submission, turn: Option<Turn>) -> Result<SubmissionOutcome, SubmitError> {
+    /// Takes one request; `turn` is held until it is in the log, or never will be.
+    pub(crate) async fn take(&self, submission: &Submission, mut turn: Turn) -> Result<SubmissionOutcome, SubmitError> {
+        let result = self.take_in_turn(submission, &mut turn).await;
+        if result.as_ref().err().is_none_or(|error| !error.is_for_now()) {
+            turn.pass();
+        }
+        result
+    }
+
+    async fn take_in_turn(&self, submission: &Submission, turn: &mut Turn) -> Result<SubmissionOutcome, SubmitError> {
         let _permit = self.admit(submission.body.len())?;
         let body = submission.body.clone();
         let request = read_request(&submission.wire, &body)?;
@@ -107,17 +109,21 @@ impl Inner {
             return Ok(SubmissionOutcome { position, ..outcome_of(&shaped, batch_id) });
         }
         if let Some(remote) = self.remote.get() {
-            let sent = self.send(remote, &asked, &mut shaped);
-            drop((turn, shaped));
-            return self.finish_sent(sent?).await;
+            let sent = self.send(remote, &asked, &mut shaped)?;
+            turn.pass();
+            drop(shaped);
+            return self.finish_sent(sent).await;
         }
         let now_us = rules.received_us;
         let claim = self.claim_shared(&request, &shaped, batch_id, now_us).await?;
         hit("ingest.before_append")?;
         let appended = self.append(&asked, &mut shaped, &claim);
-        drop((turn, shaped));
+        drop(shaped);
         let Appended { ticket, outcome, own, doubt } = match appended {
-            Ok(appended) => appended,
+            Ok(appended) => {
+                turn.pass();
+                appended
+            }
             Err(error) => {
                 self.give_up_shared(claim).await;
                 return Err(error);
@@ -138,9 +144,6 @@ impl Inner {
 fn hit(failpoint: &str) -> Result<(), SubmitError> {
     lakegate_env::hit_failpoint(failpoint).map_err(|error| SubmitError::Unavailable { message: error.to_string() })
 }
-
-/// A request's turn among those that are to stay in order.
-type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 /// A request that is in the log.
 pub(crate) struct Appended {

@@ -3,13 +3,22 @@
 use std::time::Duration;
 
 use lakegate_access::Principal;
-use lakegate_ingest::{ComponentHealth, Gate, GateStatus, Submission, SubmissionOutcome, SubmitError};
+use lakegate_ingest::{ComponentHealth, Gate, GateStatus, Sequence, Submission, SubmissionOutcome, SubmitError};
 use lakegate_model::{StreamName, TenantId};
 
 /// Where requests go.
 pub trait Intake: Clone + Send + Sync + 'static {
     /// Takes one request; `Ok` once it is durable.
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<SubmissionOutcome, SubmitError>> + Send;
+    /// The same for a request of a connection that is to stay behind those before it, and not to overtake one that was
+    /// refused for now.
+    fn submit_in(
+        &self,
+        submission: Submission,
+        _sequence: &Sequence,
+    ) -> impl Future<Output = Result<SubmissionOutcome, SubmitError>> + Send {
+        self.submit(submission)
+    }
     /// Figures of the streams that are asked for.
     fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus;
     /// How each component is.
@@ -46,6 +55,10 @@ pub(crate) async fn refuse_early<I: Intake, H>(
 impl Intake for Gate {
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<SubmissionOutcome, SubmitError>> + Send {
         self.submit(submission)
+    }
+
+    async fn submit_in(&self, submission: Submission, sequence: &Sequence) -> Result<SubmissionOutcome, SubmitError> {
+        self.submit_in(submission, sequence).await
     }
 
     fn status(&self, tenant: Option<&TenantId>, stream: Option<&StreamName>) -> GateStatus {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use lakegate_access::Action;
-use lakegate_ingest::{Payloads, Source, Submission, SubmitError, Wire};
+use lakegate_ingest::{Payloads, Sequence, Source, Submission, SubmitError, Wire};
 use lakegate_model::TenantId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -74,6 +74,8 @@ pub(crate) struct Session<I: Intake> {
     /// The last one is being filled.
     groups: VecDeque<Group>,
     under_way: FuturesOrdered<UnderWay>,
+    /// What is under way, in its order.
+    sequence: Sequence,
     counts: Counts,
     out: Vec<u8>,
     written: usize,
@@ -106,6 +108,7 @@ impl<I: Intake> Session<I> {
             reader,
             groups: VecDeque::new(),
             under_way: FuturesOrdered::new(),
+            sequence: Sequence::default(),
             counts: Counts::default(),
             out: Vec::new(),
             written: 0,
@@ -160,6 +163,10 @@ impl<I: Intake> Session<I> {
         while let Poll::Ready(Some(done)) = self.under_way.poll_next_unpin(context) {
             self.answer(&done);
             moved = true;
+        }
+        if self.under_way.is_empty() && self.groups.is_empty() && self.sequence.is_refused() {
+            // Whatever came behind it is answered too.
+            self.sequence = Sequence::default();
         }
         moved
     }
@@ -334,11 +341,14 @@ impl<I: Intake> Session<I> {
             in_order: true,
         };
         let (intake, limit) = (self.shared.intake.clone(), self.shared.limits.answer_timeout);
+        let sequence = self.sequence.clone();
         Box::pin(async move {
-            let result = tokio::time::timeout(limit, intake.submit(submission)).await.unwrap_or_else(|_| {
-                let message = format!("no answer within {} ms; whether it was stored is not known", limit.as_millis());
-                Err(SubmitError::Unavailable { message })
-            });
+            let result =
+                tokio::time::timeout(limit, intake.submit_in(submission, &sequence)).await.unwrap_or_else(|_| {
+                    let message =
+                        format!("no answer within {} ms; whether it was stored is not known", limit.as_millis());
+                    Err(SubmitError::Unavailable { message })
+                });
             Done { told, result }
         })
     }
